@@ -1,0 +1,164 @@
+"""What is recorded of a domain: ``state/domain/NAME.xml``, a small ``<domain>`` in libvirt's words.
+
+It names each disk's active layer, which is what qemu-launch boots, and what libvirt needs inside a snapshot's ``<domain>``
+(facts/libvirt.md 6.1: name, uuid, memory, os/type with arch and machine, the disks). What is ours alone stands in ``<metadata>``
+under our namespace, which libvirt keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree import ElementTree as ET
+
+import attrs
+
+from qmpsnap import errors
+from qmpsnap.model import xmltree
+
+_NS = xmltree.NAMESPACE
+
+
+@attrs.frozen
+class RecordedDisk:
+    """A disk as last seen: ``file`` is the active layer, ``qdev`` is how the target is found again in a running QEMU."""
+
+    target: str
+    bus: str
+    file: str
+    format: str
+    device: str = "disk"
+    qdev: str = ""
+
+
+@attrs.frozen
+class RecordedDomain:
+    """A domain as last seen. ``monitor`` is set for a machine that was attached by hand."""
+
+    name: str
+    uuid: str
+    memory_kib: int = 131072
+    vcpus: int = 1
+    arch: str = "x86_64"
+    machine: str = "pc"
+    emulator: str = ""
+    monitor: str = ""
+    agent: str = ""
+    disks: tuple[RecordedDisk, ...] = ()
+
+    def disk(self, target: str) -> RecordedDisk | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Recorded targets by qdev."""
+        return {disk.qdev: disk.target for disk in self.disks if disk.qdev}
+
+    def on(self, active: Mapping[str, tuple[str, str]]) -> RecordedDomain:
+        """The domain with other active layers: target to file and format."""
+        return attrs.evolve(
+            self,
+            disks=tuple(
+                attrs.evolve(d, file=active[d.target][0], format=active[d.target][1])
+                if d.target in active
+                else d
+                for d in self.disks
+            ),
+        )
+
+
+def element(domain: RecordedDomain) -> ET.Element:
+    """``<domain>`` with the disks as they are in ``domain``."""
+    root = ET.Element("domain", {"type": "qemu"})
+    xmltree.add(root, "name", domain.name)
+    xmltree.add(root, "uuid", domain.uuid)
+    if domain.monitor or any(disk.qdev for disk in domain.disks):
+        _own(xmltree.add(root, "metadata"), domain)
+    xmltree.add(root, "memory", str(domain.memory_kib), unit="KiB")
+    xmltree.add(root, "currentMemory", str(domain.memory_kib), unit="KiB")
+    xmltree.add(root, "vcpu", str(domain.vcpus))
+    xmltree.add(xmltree.add(root, "os"), "type", "hvm", arch=domain.arch, machine=domain.machine)
+    devices = xmltree.add(root, "devices")
+    if domain.emulator:
+        xmltree.add(devices, "emulator", domain.emulator)
+    for disk in domain.disks:
+        _disk(devices, disk)
+    return root
+
+
+def _disk(devices: ET.Element, disk: RecordedDisk) -> None:
+    block = disk.file.startswith("/dev/")
+    node = xmltree.add(devices, "disk", type="block" if block else "file", device=disk.device)
+    if disk.format:
+        xmltree.add(node, "driver", name="qemu", type=disk.format)
+    if disk.file:
+        xmltree.add(node, "source", **{"dev" if block else "file": disk.file})
+    xmltree.add(node, "target", dev=disk.target, bus=disk.bus)
+
+
+def _own(metadata: ET.Element, domain: RecordedDomain) -> None:
+    own = ET.SubElement(metadata, f"{{{_NS}}}domain")
+    for name in ("monitor", "agent"):
+        if path := getattr(domain, name):
+            ET.SubElement(own, f"{{{_NS}}}{name}", {"path": xmltree.text(path)})
+    for disk in domain.disks:
+        if disk.qdev:
+            values = {"target": disk.target, "qdev": xmltree.text(disk.qdev)}
+            ET.SubElement(own, f"{{{_NS}}}disk", values)
+
+
+def build(domain: RecordedDomain) -> str:
+    """The file's content."""
+    return xmltree.write(element(domain))
+
+
+def parse(text: str | bytes, origin: str) -> RecordedDomain:
+    """The domain in a file of ours; ``Corrupt`` says what is wrong."""
+    root = xmltree.parse(text, origin)
+    if root.tag != "domain":
+        raise errors.BadXml(origin=origin, reason=f"expecting root element of 'domain', not '{root.tag}'")
+    kind = root.find("os/type")
+    name, uuid = xmltree.content(root, "name"), xmltree.content(root, "uuid")
+    if not name or not uuid or kind is None:
+        raise errors.BadXml(origin=origin, reason="name, uuid or os/type is missing")
+    own = f"metadata/{{{_NS}}}domain/{{{_NS}}}"
+    qdevs = {d.get("target", ""): d.get("qdev", "") for d in root.iterfind(own + "disk")}
+    return RecordedDomain(
+        name=name,
+        uuid=uuid,
+        memory_kib=_number(root, "memory", origin),
+        vcpus=_number(root, "vcpu", origin),
+        arch=kind.get("arch", ""),
+        machine=kind.get("machine", ""),
+        emulator=xmltree.content(root, "devices/emulator"),
+        monitor=_path(root, own + "monitor"),
+        agent=_path(root, own + "agent"),
+        disks=tuple(_parsed_disk(disk, qdevs) for disk in root.iterfind("devices/disk")),
+    )
+
+
+def _number(root: ET.Element, path: str, origin: str) -> int:
+    value = xmltree.content(root, path).strip()
+    if not value.isdecimal():
+        raise errors.BadXml(origin=origin, reason=f"{path} is no number: '{value[:32]}'")
+    return int(value)
+
+
+def _path(root: ET.Element, path: str) -> str:
+    found = root.find(path)
+    return found.get("path", "") if found is not None else ""
+
+
+def _parsed_disk(disk: ET.Element, qdevs: Mapping[str, str]) -> RecordedDisk:
+    def attribute(path: str, *names: str) -> str:
+        found = disk.find(path)
+        return next((found.get(n, "") for n in names if found.get(n)), "") if found is not None else ""
+
+    target = attribute("target", "dev")
+    return RecordedDisk(
+        target=target,
+        bus=attribute("target", "bus"),
+        file=attribute("source", "file", "dev"),
+        format=attribute("driver", "type"),
+        device=disk.get("device", "disk"),
+        qdev=qdevs.get(target, ""),
+    )

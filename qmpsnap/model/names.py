@@ -1,0 +1,48 @@
+"""Names of domains, snapshots and overlays: which ones can exist, and which ones libvirt would choose."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+from qmpsnap import errors
+
+# NAME_MAX of Linux file systems is 255 bytes; a name becomes `<name>.xml`.
+LONGEST = 255 - len(".xml")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+
+
+def check(name: str, what: str) -> str:
+    """The name itself, if it can be a file of its own and stand in XML; else ``BadName`` says why not.
+
+    libvirt refuses ``/`` and a leading dot with these texts, and takes newlines and 300 characters, which break it later
+    (facts/libvirt.md 16): control characters and over-long names are refused here too.
+    """
+    if not name:
+        reason = "name can't be empty"
+    elif "/" in name:
+        reason = "name can't contain '/'"
+    elif name.startswith("."):
+        reason = "name can't start with '.'"
+    elif _CONTROL.search(name):
+        reason = "name can't contain control characters"
+    elif len(name.encode()) > LONGEST:
+        reason = f"name can't be longer than {LONGEST} bytes"
+    else:
+        return name
+    shown = name.encode("unicode_escape", "replace").decode()
+    raise errors.BadName(what=what, name=shown if len(shown) <= 64 else shown[:60] + "...", reason=reason)
+
+
+def overlay_file(image: str, snapshot: str) -> str:
+    """The overlay that libvirt makes beside ``image`` when none is named: its last extension replaced by the snapshot's name."""
+    folder, file = posixpath.split(image)
+    stem, dot, _extension = file.rpartition(".")
+    return f"{folder}/{stem if dot and stem else file}.{snapshot}"
+
+
+def sort_key(name: str) -> tuple[bytes, bytes]:
+    """virsh's order: by byte, ASCII case ignored (facts/libvirt.md 1.2); ties, which virsh leaves open, by byte."""
+    raw = name.encode(errors="surrogateescape")
+    return raw.lower(), raw
