@@ -1,0 +1,38 @@
+"""Plans as JSON and back: what the journal holds.
+
+Each act is written with its class name, so that a newer daemon reads an older one's plans. ``VERSION`` rises when an act
+changes its meaning; a journal of a version that we do not know is not touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cattrs import Converter
+from cattrs.errors import BaseValidationError
+from cattrs.strategies import configure_tagged_union
+
+from qmpsnap.plan import steps
+
+VERSION = 1
+
+_converter = Converter(forbid_extra_keys=True)
+configure_tagged_union(steps.Act, _converter, tag_name="act")
+
+
+def dump(plan: steps.Plan) -> dict[str, Any]:
+    """The plan as JSON values."""
+    written: dict[str, Any] = _converter.unstructure(plan)
+    return {"version": VERSION, **written}
+
+
+def load(value: dict[str, Any]) -> steps.Plan:
+    """The plan of ``dump``; ``ValueError`` for a version or a shape that we do not know."""
+    values = dict(value)
+    version = values.pop("version", None)
+    if version != VERSION:
+        raise ValueError(f"it has version {version}, we know {VERSION}")
+    try:
+        return _converter.structure(values, steps.Plan)
+    except (BaseValidationError, KeyError) as error:
+        raise ValueError(f"it is no plan: {error!r}") from error

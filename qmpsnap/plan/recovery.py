@@ -1,0 +1,101 @@
+"""A plan that was cut short, and a fresh look: take it back, or go on from a step.
+
+The journal says what was meant; only what is seen now says how far it came. What an error said is never read (QAPI: the text
+"should not be parsed by applications"), nor which command was sent last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from qmpsnap import errors
+from qmpsnap.model import chain
+from qmpsnap.plan import steps
+
+#: An overlay of ours as it lies on disk: ``data`` means that clusters are allocated, so somebody has written to it.
+Overlay = Literal["absent", "empty", "data", "foreign"]
+
+
+@attrs.frozen
+class Seen:
+    """What is there now. ``view`` is None when QEMU is proved to be gone; ``overlays`` are the files that the plan makes."""
+
+    view: chain.View | None
+    overlays: Mapping[str, Overlay]
+
+
+@attrs.frozen
+class Decision:
+    """Go on from step ``from_step``, or take everything back when it is None; ``reason`` for the log."""
+
+    from_step: int | None
+    reason: str
+
+
+def decide(plan: steps.Plan, seen: Seen) -> Decision:
+    """What to do with the plan. ``Corrupt`` where either way could lose data: then nothing is touched."""
+    if plan.commit < 0:
+        return Decision(0, "metadata only: written again")
+    if any(isinstance(step.act, steps.ExpectActive) for step in plan.steps):
+        return _create(plan, seen)
+    return _pull(plan, seen)
+
+
+def _create(plan: steps.Plan, seen: Seen) -> Decision:
+    wanted = {
+        target: layer.file
+        for step in plan.steps
+        if isinstance(step.act, steps.ExpectActive)
+        for target, layer in step.act.overlays.items()
+    }
+    written = [file for file, state in seen.overlays.items() if state == "data"]
+    if seen.view is None:
+        return _create_off(plan, seen, wanted, written)
+    on = {t for t, file in wanted.items() if (d := seen.view.disk(t)) and d.find(file) is not None}
+    if on == set(wanted):
+        return Decision(plan.commit + 1, "QEMU writes to the overlays")
+    if on or written:
+        reason = (
+            f"QEMU uses {len(on)} of {len(wanted)} overlays, and {', '.join(written) or 'none'} holds data"
+        )
+        raise errors.Undecided(domain=plan.domain, verb=plan.verb, reason=reason)
+    return Decision(None, "QEMU does not use the overlays, and they are empty")
+
+
+def _create_off(plan: steps.Plan, seen: Seen, wanted: Mapping[str, str], written: list[str]) -> Decision:
+    reused = set(wanted.values()) - set(seen.overlays)
+    missing = [file for file, state in seen.overlays.items() if state in {"absent", "foreign"}]
+    if written and missing:
+        reason = f"{', '.join(written)} holds data, but {', '.join(missing)} is missing"
+        raise errors.Undecided(domain=plan.domain, verb=plan.verb, reason=reason)
+    if written:
+        return Decision(plan.commit + 1, "QEMU is gone, and had written to the overlays")
+    if reused and not missing:
+        # The user's own overlays: on top of the layers below they are what was asked for, written to or not.
+        return Decision(plan.commit + 1, "QEMU is gone, and the overlays are the user's")
+    return Decision(None, "QEMU is gone, and the overlays are empty")
+
+
+def _pull(plan: steps.Plan, seen: Seen) -> Decision:
+    if seen.view is None:
+        return Decision(None, "QEMU is gone: the header names its old backing file again")
+    started = next(s.act for s in plan.steps if isinstance(s.act, steps.StartJob))
+    job = next((j for j in seen.view.jobs if j.id == started.job), None)
+    if job is not None and job.status not in {"aborting", "concluded"}:
+        return Decision(1, f"the job is {job.status}")
+    expected = next(s.act for s in plan.steps if isinstance(s.act, steps.ExpectBacking))
+    if job is None and below(seen.view, expected.file) == expected.base:
+        return Decision(plan.commit + 1, "the job is done")
+    return Decision(None, "the job has ended, and the chain is as it was")
+
+
+def below(view: chain.View, file: str) -> str | None:
+    """The image right below ``file`` in its chain ("" for none); None when no disk has the file."""
+    found = view.by_image(file)
+    if found is None:
+        return None
+    disk, place = found
+    return disk.chain[place + 1].file if place + 1 < len(disk.chain) else ""
