@@ -1,0 +1,133 @@
+"""qemu-img, and the acts on images that need it. Blocking: called from worker threads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from qmpsnap import errors, faults
+from qmpsnap.plan import recovery
+from qmpsnap.talk import files
+
+#: The tool itself; tests take another QEMU's by the environment.
+TOOL = os.environ.get("QMPSNAP_QEMU_IMG", "qemu-img")
+
+# A qemu-img that hangs on dead storage must not hold an operation for ever; a map of a very large image takes seconds.
+_PATIENCE = 600.0
+
+
+def _run(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [TOOL, *arguments],
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        reason = "is not installed (Debian: apt-get install qemu-utils)"
+        raise errors.ToolFailed(tool=TOOL, reason=reason) from error
+    except subprocess.TimeoutExpired as error:
+        raise errors.ToolFailed(
+            tool=f"{TOOL} {arguments[0]}", reason=f"no answer in {_PATIENCE:.0f} s"
+        ) from error
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().replace(f"{TOOL}: ", "")
+        raise errors.ToolFailed(
+            tool=f"{TOOL} {arguments[0]}", reason=reason or f"exit status {done.returncode}"
+        )
+    return done.stdout.decode(errors="replace")
+
+
+def make_overlay(file: str, temp: str, backing: str, backing_format: str, size: int, like: str) -> None:
+    """An empty overlay is at ``file``, whole and durable, with owner, group and mode of ``like``; or nothing is left of it.
+
+    ``FileFailed`` when ``file`` exists: link(2) does not replace, and a foreign file is never opened.
+    """
+    status = os.stat(like)
+    try:
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.close(fd)
+        faults.point("reserved")
+        # -u: with it qemu-img does not open the backing file, which QEMU has locked (facts/qemu.md B).
+        _run("create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing, temp, str(size))
+        faults.point("formatted")
+        with contextlib.suppress(PermissionError):
+            os.chown(temp, status.st_uid, status.st_gid)
+        os.chmod(temp, status.st_mode & 0o7777)
+        files.sync(temp)
+        os.link(temp, file)
+        faults.point("linked")
+        os.unlink(temp)
+    except OSError as error:
+        _forget(temp)
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise errors.CannotCreateFile(file=file, reason=reason) from error
+    except errors.ToolFailed as error:
+        _forget(temp)
+        raise errors.CannotCreateFile(file=file, reason=error.facts["reason"].split(": ", 1)[-1]) from error
+    files.sync(os.path.dirname(file))
+
+
+def _forget(temp: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temp)
+
+
+def overlay_state(file: str, backing: str) -> recovery.Overlay:
+    """How an overlay of ``backing`` lies on disk: recovery asks; nothing is changed."""
+    if not os.path.lexists(file):
+        return "absent"
+    try:
+        header = info(file)
+        if header.get("format") != "qcow2" or header.get("backing-filename") != backing:
+            return "foreign"
+        return "data" if any(e["depth"] == 0 and e["present"] for e in extents(file, "qcow2")) else "empty"
+    except errors.ToolFailed:
+        return "foreign"
+
+
+def remove_overlay(file: str, temp: str, backing: str) -> None:
+    """``temp`` is gone, and ``file`` too if it is an overlay of ``backing`` that holds nothing and nobody has open.
+
+    An empty overlay can be removed without loss whoever made it; anything else stays as it is.
+    """
+    files.remove(temp)
+    if overlay_state(file, backing) == "empty" and not files.opened_for_writing(file):
+        files.remove(file)
+
+
+def info(file: str) -> Mapping[str, Any]:
+    """`qemu-img info` of one image, also while QEMU has it open (-U)."""
+    answer: dict[str, Any] = json.loads(_run("info", "-U", "--output=json", _named(file)))
+    return answer
+
+
+def backing_chain(file: str, form: str) -> list[Mapping[str, Any]]:
+    """`qemu-img info --backing-chain`, active layer first."""
+    chain: list[Mapping[str, Any]] = json.loads(
+        _run("info", "-U", "--backing-chain", "--output=json", "-f", form, _named(file))
+    )
+    return chain
+
+
+def extents(file: str, form: str) -> list[Mapping[str, Any]]:
+    """`qemu-img map`: start, length, depth (0 is the image itself), present (allocated there), also while QEMU has it open."""
+    answer: list[Mapping[str, Any]] = json.loads(_run("map", "-U", "--output=json", "-f", form, _named(file)))
+    return answer
+
+
+def rebase(file: str, backing: str, backing_format: str) -> None:
+    """The header names ``backing``; contents are not touched (-u). Fails while a QEMU has the image open."""
+    _run("rebase", "-u", "-f", "qcow2", "-b", backing, "-F", backing_format, _named(file))
+    files.sync(file)
+
+
+def _named(file: str) -> str:
+    """The file as an argument: absolute, so that it is never an option; `:` before the first `/` would name a protocol."""
+    return file if file.startswith("/") else f"./{file}"
