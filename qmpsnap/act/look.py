@@ -1,0 +1,125 @@
+"""Observing a machine: one consistent View from its monitor.
+
+A look asks for names and edges (3.4 ms at depth 200) and reuses what it knows of every node it has met; only when the graph has
+changed in a way that is not ours does it ask for everything (75 ms at depth 200: facts/qemu.md G).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from qmpsnap import errors
+from qmpsnap.model import chain, observe
+from qmpsnap.talk import monitor, process
+
+#: What query-migrate says when no migration is under way.
+_AT_REST = frozenset({"", "none", "completed", "failed", "cancelled"})
+
+
+class Observer:
+    """Looks at one QEMU over one monitor; ``known`` gives the recorded targets by qdev."""
+
+    def __init__(self, domain: str, link: monitor.Monitor, known: Callable[[], Mapping[str, str]]) -> None:
+        self._domain = domain
+        self._link = link
+        self._known = known
+        self._devices: dict[str, observe.Device] = {}
+        self._graph: observe.Graph | None = None
+        self._disks: tuple[chain.Disk, ...] = ()
+        self.process = process.look(link.peer_pid)
+
+    async def look(
+        self, expected: Mapping[str, chain.Layer] | None = None, *, fresh: bool = False
+    ) -> chain.View:
+        """What is there now. ``expected`` are layers of ours that may have come on top, by target; ``fresh`` trusts no memory.
+
+        ``Disconnected`` when the link ends; ``CommandFailed`` when QEMU refuses a query.
+        """
+        status = await self._link.execute("query-status")
+        migration = await self._link.execute("query-migrate")
+        block_jobs = await self._link.execute("query-block-jobs")
+        all_jobs = await self._link.execute("query-jobs") if block_jobs else []
+        graph = observe.graph(await self._link.execute("x-debug-query-block-graph"))
+        if fresh or not self._recognise(graph, expected or {}):
+            self._disks = await self._everything()
+        self._graph = graph
+        return chain.View(
+            domain=self._domain,
+            status=status["status"],
+            migrating=migration.get("status", "") not in _AT_REST,
+            disks=self._disks,
+            jobs=observe.jobs(block_jobs, all_jobs, graph),
+            nodes=graph.nodes,
+        )
+
+    def _recognise(self, graph: observe.Graph, expected: Mapping[str, chain.Layer]) -> bool:
+        """The disks are known without asking: nothing changed, or exactly the expected layers came on top."""
+        before = self._graph
+        if before is None:
+            return False
+        if (graph.edges, graph.nodes) == (before.edges, before.nodes):
+            return True
+        pushed = []
+        for disk in self._disks:
+            layer = expected.get(disk.target)
+            if layer is not None and disk.chain and layer.node not in before.nodes:
+                if graph.backing(layer.node) != disk.active.node:
+                    return False
+                disk = attrs.evolve(disk, chain=(layer, *disk.chain))
+            pushed.append(disk)
+        ours = {layer.node for layer in expected.values()}
+        storage = {child for parent, role, child in graph.edges if parent in ours and role == "file"}
+        covered = {disk.active.node for disk in self._disks if disk.chain}
+        moved = any(child not in covered for _parent, _role, child in before.edges - graph.edges)
+        if moved or graph.nodes - before.nodes - ours - storage or before.nodes - graph.nodes:
+            return False
+        self._disks = tuple(pushed)
+        return True
+
+    async def _everything(self) -> tuple[chain.Disk, ...]:
+        block = await self._link.execute("query-block")
+        stats = await self._link.execute("query-blockstats")
+        for qdev in observe.plugged(block):
+            if qdev not in self._devices:
+                self._devices[qdev] = await self._device(qdev)
+        known = dict(self._known())
+        # In a thread: resolving links of file names may wait for storage.
+        return await trio.to_thread.run_sync(
+            observe.disks,
+            block,
+            stats,
+            self._devices,
+            known,
+            self.process.command,
+            self._canonical,
+            abandon_on_cancel=True,
+        )
+
+    def _canonical(self, name: str) -> str:
+        """QEMU's file name as an absolute one of this host; "" for what is no file here (a deleted one, too)."""
+        if not name or "://" in name:
+            return ""
+        path = os.path.realpath(os.path.join(self.process.cwd, name))
+        return path if os.path.exists(path) else ""
+
+    async def _device(self, qdev: str) -> observe.Device:
+        """The type of a device, by QOM path or by id: virtio's qdev is a path, that of scsi and ide an id (facts/qemu.md 19)."""
+        path = qdev if qdev.startswith("/") else f"/machine/peripheral/{qdev}"
+        try:
+            kind = await self._property(path, "type")
+            if not kind.startswith("ide-"):
+                return observe.Device(kind)
+            bus = await self._property(path, "parent_bus")
+            return observe.Device(kind, await self._property(os.path.dirname(bus), "type"))
+        except errors.CommandFailed:
+            # An object that is not there, or has no such property: no disk that we know how to handle.
+            return observe.Device("")
+
+    async def _property(self, path: str, name: str) -> str:
+        value: Any = await self._link.execute("qom-get", {"path": path, "property": name})
+        return str(value)
