@@ -1,0 +1,224 @@
+"""Carrying plans out: intent on disk, then the acts; and resolving by a fresh look whatever was cut short.
+
+A failed step, a lost monitor, a killed QEMU and a killed daemon all end in ``_resolve``: look, ask ``plan.recovery``, then finish
+or take back. There is one such path, so the one that tests cut everywhere is the one that runs every day.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+import structlog
+import trio
+
+from qmpsnap import config, errors
+from qmpsnap.act import execute
+from qmpsnap.model import chain
+from qmpsnap.own import link, operations, seeing
+from qmpsnap.plan import recovery, steps
+from qmpsnap.talk import journal, store
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@attrs.frozen
+class Home:
+    """What all domains share. ``changed`` is told the name of a domain that changed."""
+
+    store: store.Store
+    journal: journal.Journal
+    operations: operations.Operations
+    settings: config.Settings
+    changed: Callable[[str], None]
+
+
+class Carrier:
+    """The open operations of one domain; ``turn`` is held while something is decided or done that nothing else may run beside."""
+
+    def __init__(self, home: Home, domain: str, records: execute.Records, monitor: link.Link) -> None:
+        self.turn = trio.Lock()
+        self.nursery: trio.Nursery | None = None
+        self._home = home
+        self._domain = domain
+        self._records = records
+        self._link = monitor
+        self._log = _log.bind(domain=domain)
+        self._open: dict[str, operations.Operation] = {}
+        self._blocked: list[errors.Error] = []
+
+    @property
+    def open(self) -> list[operations.Operation]:
+        """Operations that have begun and not ended, oldest first."""
+        return list(self._open.values())
+
+    async def load(self) -> None:
+        """Takes over what the journal holds: each entry waits for ``recover``."""
+        entries, self._blocked = await execute.in_thread(self._home.journal.open, self._domain)
+        for error in self._blocked:
+            self._log.error("Journal is damaged", error=str(error))
+        for entry in entries:
+            operation = operations.Operation(
+                self._domain, entry.plan.verb, None, entry.operation, entry.started
+            )
+            operation.plan, operation.state = entry.plan, "recovering"
+            operation.planned.set()
+            self._open[operation.id] = self._home.operations.adopt(operation)
+
+    def check_settled(self) -> None:
+        """``OperationOpen`` while the outcome of something is unknown: nothing new begins beside it."""
+        for error in self._blocked:
+            raise errors.OperationOpen(operation="?", verb="?", domain=self._domain, reason=str(error))
+        for operation in self.open:
+            if operation.state == "recovering":
+                reason = "its outcome is being looked for"
+                raise errors.OperationOpen(
+                    operation=operation.id, verb=operation.verb, domain=self._domain, reason=reason
+                )
+
+    def check_free(self, plan: steps.Plan) -> None:
+        """``DiskBusy`` when a disk of the plan belongs to an operation that has not ended."""
+        held = {target for operation in self.open if operation.plan for target in operation.plan.targets}
+        for target in plan.targets:
+            if target in held:
+                raise errors.DiskBusy(target=target)
+
+    async def begin(self, operation: operations.Operation, plan: steps.Plan) -> None:
+        """Intent on disk, then the acts; returns at the end, or from where on others may begin beside it."""
+        await execute.in_thread(
+            self._home.journal.begin, journal.Entry(operation.id, operation.started, plan)
+        )
+        operation.plan = plan
+        self._open[operation.id] = operation
+        operation.planned.set()
+        self._log.info(
+            "Operation begun", verb=plan.verb, operation=operation.id, disks=",".join(plan.targets)
+        )
+        await self._detach(operation, plan, 0)
+
+    async def _detach(self, operation: operations.Operation, plan: steps.Plan, start: int) -> None:
+        assert self.nursery is not None
+        await self.nursery.start(self._carry, operation, plan, start)
+
+    async def _carry(
+        self,
+        operation: operations.Operation,
+        plan: steps.Plan,
+        start: int,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        told = False
+
+        def reached(index: int) -> None:
+            nonlocal told
+            if not told and 0 <= plan.detach <= index:
+                told = True
+                task_status.started()
+
+        structlog.contextvars.bind_contextvars(operation=operation.id)
+        operation.idle = trio.Event()
+        try:
+            await execute.forward(plan, self._context(operation), start, reached=reached)
+            await self._end(operation, plan)
+        except errors.Error as error:
+            await self._failed(operation, plan, error)
+        finally:
+            operation.idle.set()
+            if not told:
+                task_status.started()
+
+    async def _failed(self, operation: operations.Operation, plan: steps.Plan, error: errors.Error) -> None:
+        """Before the commit point everything is taken back; after it the rest waits for recovery, and whoever waits is told."""
+        if isinstance(error, errors.Disconnected):
+            self._log.warning("Outcome unknown", verb=plan.verb, error=str(error))
+            operation.recovering()
+            return
+        try:
+            decision = await self._decide(plan)
+            if decision.from_step is None:
+                await self._take_back(operation, plan, error)
+                return
+        except errors.Disconnected:
+            operation.recovering()
+            return
+        except errors.Error as second:
+            error = second
+        self._log.error("Operation incomplete", verb=plan.verb, error=str(error))
+        reason = f"{error}; recovery goes on, see: qmpsnap wait {operation.id}"
+        operation.recovering(errors.Incomplete(reason=reason))
+
+    def _context(self, operation: operations.Operation) -> execute.Context:
+        """``Disconnected`` when QEMU is neither there nor proved to be gone."""
+        if self._link.machine is None and not self._link.off:
+            raise errors.Disconnected(reason="the monitor is lost")
+        machine = None if self._link.off else self._link.machine
+        return execute.Context(self._records, machine, operation.progressed)
+
+    async def _decide(self, plan: steps.Plan) -> recovery.Decision:
+        view: chain.View | None = None
+        if not self._link.off:
+            if self._link.machine is None:
+                raise errors.Disconnected(reason="the monitor is lost")
+            view = await self._link.machine.observer.look()
+        overlays = await execute.in_thread(seeing.overlays, plan)
+        return recovery.decide(plan, recovery.Seen(view, overlays))
+
+    async def _take_back(
+        self, operation: operations.Operation, plan: steps.Plan, error: errors.Error
+    ) -> None:
+        await execute.back(plan, self._context(operation))
+        if operation.aborted:
+            error = errors.JobAborted(target=plan.targets[0])  # the end that was asked for is no failure
+        await self._end(operation, plan, error)
+
+    async def _end(
+        self, operation: operations.Operation, plan: steps.Plan, error: errors.Error | None = None
+    ) -> None:
+        """The outcome is written for those who wait through a restart, the journal forgets the operation, and all are told."""
+        outcome = {
+            **operation.wire(),
+            "state": "failed" if error else "done",
+            "finished": time.time(),
+            "result": None if error else dict(plan.result),
+            "error": operations.wire_error(error) if error else None,
+        }
+        await execute.in_thread(self._home.operations.remember, operation, outcome)
+        await execute.in_thread(self._home.journal.end, self._domain, operation.id)
+        self._open.pop(operation.id, None)
+        if error:
+            self._log.warning("Operation failed", verb=plan.verb, operation=operation.id, error=str(error))
+            operation.failed(error)
+        else:
+            self._log.info("Operation done", verb=plan.verb, operation=operation.id)
+            operation.done(plan.result)
+        self._home.changed(self._domain)
+
+    async def recover(self) -> None:
+        """Everything whose outcome is unknown is finished, taken back or followed again; what cannot be says why, in one line."""
+        for operation in self.open:
+            await operation.idle.wait()
+            async with self.turn:
+                if operation.state == "recovering" and operation.plan is not None:
+                    await self._resolve(operation, operation.plan)
+
+    async def _resolve(self, operation: operations.Operation, plan: steps.Plan) -> None:
+        try:
+            decision = await self._decide(plan)
+            start = decision.from_step
+            way = "taken back" if start is None else f"goes on with {start + 1} of {len(plan.steps)}"
+            self._log.info(
+                "Recovery", operation=operation.id, verb=plan.verb, way=way, reason=decision.reason
+            )
+            if start is None:
+                undone = errors.Undone(verb=plan.verb, reason=decision.reason)
+                await self._take_back(operation, plan, undone)
+            else:
+                operation.resumed()
+                await self._detach(operation, plan, start)
+        except errors.Disconnected:
+            operation.recovering()
+        except errors.Error as error:
+            if operation.error is None or operation.error["message"] != str(error):
+                self._log.error("Recovery failed", operation=operation.id, verb=plan.verb, error=str(error))
+            operation.recovering(error)

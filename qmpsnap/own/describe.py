@@ -1,0 +1,80 @@
+"""What a running QEMU says of itself, as the domain that is recorded of it."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from qmpsnap import errors
+from qmpsnap.act import execute
+from qmpsnap.model import chain, domain_xml
+
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+async def describe(
+    recorded: domain_xml.RecordedDomain, machine: execute.Machine, view: chain.View
+) -> domain_xml.RecordedDomain:
+    """The recorded domain brought up to date: hardware as QEMU tells it, disks as ``disks`` settles them."""
+    link = machine.link
+    identity = (await link.execute("query-uuid"))["UUID"]
+    memory = (await link.execute("query-memory-size-summary"))["base-memory"]
+    cpus = await link.execute("query-cpus-fast")
+    arch = (await link.execute("query-target"))["arch"]
+    kind = await link.execute("qom-get", {"path": "/machine", "property": "type"})
+    command = machine.observer.process.command
+    return attrs.evolve(
+        recorded,
+        uuid=recorded.uuid if identity == _NO_UUID else identity,
+        memory_kib=memory // 1024,
+        vcpus=max(1, len(cpus)),
+        arch=arch,
+        machine=str(kind).removesuffix("-machine"),
+        emulator=command[0] if command and os.path.isabs(command[0]) else recorded.emulator,
+        disks=disks(recorded, view),
+    )
+
+
+def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain_xml.RecordedDisk, ...]:
+    """The disks of the view with the layer that each shall boot.
+
+    Normally that is the active one. But where QEMU was started below the newest layer that we acknowledged (by an old command
+    line: facts/qemu.md I), the record stays: see ``drift``.
+    """
+    found = []
+    for disk in view.disks:
+        active = disk.active if disk.chain else None
+        entry = domain_xml.RecordedDisk(
+            target=disk.target,
+            bus=disk.bus,
+            file=active.file if active else "",
+            format=active.format if active else "",
+            device=disk.device,
+            qdev=disk.qdev,
+        )
+        before = recorded.disk(disk.target)
+        if before is not None and drifted(before, disk):
+            entry = attrs.evolve(entry, file=before.file, format=before.format)
+        found.append(entry)
+    return tuple(found)
+
+
+def drifted(recorded: domain_xml.RecordedDisk, disk: chain.Disk) -> bool:
+    """QEMU does not have the recorded layer in the disk's chain, although the layer is still there."""
+    return bool(
+        recorded.device == disk.device == "disk"
+        and recorded.file
+        and disk.chain
+        and disk.find(recorded.file) is None
+        and os.path.exists(recorded.file)
+    )
+
+
+def check_drift(recorded: domain_xml.RecordedDomain, disk: chain.Disk) -> None:
+    """``Drifted`` when a change of the disk would be built on the wrong layer."""
+    before = recorded.disk(disk.target)
+    if before is not None and drifted(before, disk):
+        raise errors.Drifted(
+            target=disk.target, active=disk.active.file, recorded=before.file, domain=recorded.name
+        )

@@ -1,0 +1,160 @@
+"""Every domain of this host: who defines it, who started it, who attached it; each with a task of its own."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable
+
+import attrs
+import structlog
+import trio
+
+from qmpsnap import config, errors
+from qmpsnap.act import execute
+from qmpsnap.model import domain_xml, names
+from qmpsnap.own import carry, domain, operations
+from qmpsnap.talk import journal, store
+
+_log = structlog.stdlib.get_logger(__name__)
+
+# Definitions and machines come and go as files; looking costs three directory listings.
+_SCAN_EVERY = 1.0
+
+
+class Inventory:
+    """The domains by name. ``changed`` is told the name of every domain that changed."""
+
+    def __init__(self, home_store: store.Store, settings: config.Settings) -> None:
+        self._store = home_store
+        self.operations = operations.Operations(home_store.paths.outcomes)
+        self._watchers: list[Callable[[str], None]] = []
+        self.domains: dict[str, domain.Domain] = {}
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._reported: dict[str, str] = {}
+        self._next_id = 0
+        self._nursery: trio.Nursery | None = None
+        self._home = carry.Home(
+            home_store, journal.Journal(home_store.paths), self.operations, settings, self._changed
+        )
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        self._watchers.append(watcher)
+
+    def get(self, name: str) -> domain.Domain:
+        """The domain, or ``NoDomain``."""
+        if name not in self.domains:
+            raise errors.NoDomain(domain=name)
+        return self.domains[name]
+
+    def _changed(self, name: str) -> None:
+        found = self.domains.get(name)
+        if found is not None and found.id is None and found.link.machine is not None:
+            self._next_id += 1
+            found.id = self._next_id
+        for watcher in self._watchers:
+            watcher(name)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Every domain runs in a task of its own; started when recovery of all known ones has begun."""
+        async with trio.open_nursery() as self._nursery:
+            await self._scan()
+            task_status.started()
+            while True:
+                await trio.sleep(_SCAN_EVERY)
+                await self._scan()
+
+    async def _scan(self) -> None:
+        monitors, recorded = await execute.in_thread(self._known)
+        for name, path in monitors.items():
+            if name not in self.domains:
+                self._start(name, path, recorded.get(name))
+
+    def _start(self, name: str, monitor: str, recorded: domain_xml.RecordedDomain | None) -> domain.Domain:
+        assert self._nursery is not None
+        found = self.domains[name] = domain.Domain(self._home, name, monitor, recorded)
+        scope = self._scopes[name] = trio.CancelScope()
+        self._nursery.start_soon(self._run, found, scope, name=f"domain {name}")
+        return found
+
+    async def _run(self, found: domain.Domain, scope: trio.CancelScope) -> None:
+        """A bug in one domain is logged with its traceback and does not end the others: it begins anew, from its journal."""
+        with scope:
+            while True:
+                try:
+                    await found.run()
+                except Exception:  # noqa: BLE001, RUF100 - the supervisor: what gets here is a bug, and it is logged
+                    _log.exception("Domain failed", domain=found.name)
+                await trio.sleep(_SCAN_EVERY)
+                found = self.domains[found.name] = domain.Domain(
+                    self._home, found.name, found.link.path, found.recorded
+                )
+
+    def _known(self) -> tuple[dict[str, str], dict[str, domain_xml.RecordedDomain]]:
+        """Blocking. Name to monitor: attached ones, running ones that qemu-launch started, defined ones."""
+        found: dict[str, str] = {}
+        domains, bad = self._store.domains()
+        paths = self._store.paths
+        recorded = {d.name: d for d in domains}
+        for name in recorded:
+            found[name] = recorded[name].monitor or paths.monitor(name)
+        for name in _names(paths.machines, ""):
+            found.setdefault(name, paths.monitor(name))
+        for name in _names(paths.definitions, ".toml"):
+            try:
+                with open(paths.definition_file(name), encoding="utf-8") as file:
+                    definition = config.definition(file.read(), paths.definition_file(name), name)
+                found[name] = definition.monitor or found.get(name, paths.monitor(name))
+            except errors.Error as error:
+                bad.append(error)
+            except (OSError, UnicodeDecodeError) as error:
+                bad.append(errors.ConfigError(file=paths.definition_file(name), key="", reason=str(error)))
+        self._report(bad)
+        return found, recorded
+
+    def _report(self, bad: list[errors.Error]) -> None:
+        """What cannot be read is said once, and again when it has changed."""
+        for error in bad:
+            if self._reported.get(str(error)) is None:
+                _log.error("Not read", error=str(error))
+        self._reported = {str(error): "" for error in bad}
+
+    async def attach(self, name: str, monitor: str, agent: str) -> domain.Domain:
+        """The machine at ``monitor`` is a domain from now on, over restarts too."""
+        names.check(name, "domain")
+        if not monitor.startswith("/"):
+            raise errors.MonitorDenied(path=monitor, reason="its path must be absolute")
+        known = self.domains.get(name)
+        if known is not None:
+            raise errors.DomainExists(domain=name, monitor=known.link.path)
+        for other in self.domains.values():
+            if posixpath.normpath(other.link.path) == posixpath.normpath(monitor):
+                raise errors.DomainExists(domain=other.name, monitor=monitor)
+        before = await execute.in_thread(self._store.domain, name)
+        recorded = attrs.evolve(before or domain.blank(name), monitor=monitor, agent=agent)
+        await execute.in_thread(self._store.record, name, recorded, {})
+        found = self._start(name, monitor, recorded)
+        await found.link.wait_settled(self._home.settings.greeting_timeout + 1)
+        return found
+
+    async def detach(self, name: str) -> None:
+        """The domain is no longer joined, and what was recorded of its disks is forgotten. Refused while it has snapshots, or
+        operations that have not ended, or is not ours to forget."""
+        found = self.get(name)
+        if len(found.tree):
+            raise errors.HasSnapshots(domain=name, count=len(found.tree))
+        for operation in found.open:
+            raise errors.OperationOpen(
+                operation=operation.id, verb=operation.verb, domain=name, reason=f"it is {operation.state}"
+            )
+        self._scopes.pop(name).cancel()
+        del self.domains[name]
+        await execute.in_thread(self._store.forget, name)
+
+
+def _names(folder: str, suffix: str) -> list[str]:
+    try:
+        found = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith(".")]

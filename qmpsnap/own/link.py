@@ -1,0 +1,194 @@
+"""Keeping the monitor of one machine: connect, hold, and when it is lost find out what became of QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Literal
+
+import attrs
+import structlog
+import trio
+
+from qmpsnap import errors
+from qmpsnap.act import execute, look, tracker
+from qmpsnap.model import jobs
+from qmpsnap.talk import files, monitor, process, wire
+
+_log = structlog.stdlib.get_logger(__name__)
+
+MonitorState = Literal["ready", "connecting", "taken", "hung", "gone", "denied", "garbage", "busy"]
+
+# A machine that is started is seen within a second; 200 machines that are off cost 200 failing connects a second, 4 ms of CPU.
+_AGAIN_FIRST, _AGAIN_LAST = 0.05, 1.0
+
+_TAKEN = "another client holds the monitor; give qmpsnap one of its own (-qmp unix:PATH,server=on,wait=off)"
+
+#: Events after which the run state may be another; what it is, is queried.
+_RUN_STATE = frozenset(
+    {
+        "STOP",
+        "RESUME",
+        "SHUTDOWN",
+        "RESET",
+        "SUSPEND",
+        "WAKEUP",
+        "GUEST_PANICKED",
+        "POWERDOWN",
+        "BLOCK_IO_ERROR",
+    }
+)
+
+
+@attrs.frozen
+class Owner:
+    """What the owner of the domain wants to hear."""
+
+    #: QEMU answers: look, recover, serve. Called again after every loss.
+    ready: Callable[[execute.Machine], Awaitable[None]]
+    #: QEMU is proved to be gone.
+    off: Callable[[], Awaitable[None]]
+    #: Anything that `list` shows has changed.
+    changed: Callable[[], None]
+    #: A job of ours has changed.
+    job: Callable[[jobs.Tracked], None]
+    #: Recorded targets by qdev.
+    targets: Callable[[], Mapping[str, str]]
+    #: Images that QEMU would have open, were it alive.
+    images: Callable[[], Iterable[str]]
+
+
+class Link:
+    """The monitor at ``path``. ``machine`` is set while QEMU answers; ``off`` is true once it is proved that none runs."""
+
+    def __init__(self, domain: str, path: str, greeting_timeout: float, owner: Owner) -> None:
+        self.domain = domain
+        self.path = path
+        self.state: MonitorState = "connecting"
+        self.detail = ""
+        self.status = ""
+        self.version = ""
+        self.machine: execute.Machine | None = None
+        self.process: process.Process | None = None
+        self.off = False
+        self._patience = greeting_timeout
+        self._owner = owner
+        self._hurry = trio.Event()
+        self._settled = trio.Event()
+
+    def hurry(self) -> None:
+        """Try again now: somebody asks for the machine."""
+        self._hurry.set()
+
+    async def wait_settled(self, seconds: float) -> None:
+        """Returns once the state is not "connecting" any more, or after that time."""
+        with trio.move_on_after(seconds):
+            await self._settled.wait()
+
+    def _show(self, state: MonitorState, detail: str = "") -> None:
+        if (state, detail) != (self.state, self.detail):
+            _log.info("Monitor", domain=self.domain, was=self.state, now=state, detail=detail)
+            self.state, self.detail = state, detail
+            self._owner.changed()
+        if state != "connecting":
+            self._settled.set()
+
+    async def run(self) -> None:
+        """Holds the monitor for ever; ends by cancellation only."""
+        again = _AGAIN_FIRST
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    link = await monitor.connect(
+                        nursery, self.path, on_state=self._on_state, greeting_timeout=self._patience
+                    )
+                    again = _AGAIN_FIRST
+                    await self._hold(nursery, link)
+                    self._show("connecting", "the monitor was lost")
+                    nursery.cancel_scope.cancel()
+            except* errors.Error as group:
+                await self._lost(group)
+            self._hurry = trio.Event()
+            with trio.move_on_after(again):
+                await self._hurry.wait()
+            again = min(again * 2, _AGAIN_LAST)
+
+    def _on_state(self, state: monitor.State) -> None:
+        # READY is shown when the owner has looked, not when QEMU has greeted.
+        if state in {monitor.State.TAKEN, monitor.State.HUNG}:
+            taken = state is monitor.State.TAKEN
+            self._show("taken" if taken else "hung", _TAKEN if taken else "it accepts and does not answer")
+
+    async def _hold(self, nursery: trio.Nursery, link: monitor.Monitor) -> None:
+        """The link is up: the owner has looked and recovered, events flow, until it is lost."""
+        followed = tracker.Tracker(self._owner.job)
+        observer = await execute.in_thread(look.Observer, self.domain, link, self._owner.targets)
+        machine = execute.Machine(link, observer, followed)
+        self.process = observer.process
+        self.version = ".".join(str(part) for part in link.version)
+        self.off = False
+        # Subscribed before anything can start a job: its first events outrun the reply.
+        nursery.start_soon(self._follow, machine, link.events())
+        try:
+            await self._query_status(machine)
+            self.machine = machine
+            await self._owner.ready(machine)
+            self._show("ready")
+            await link.wait_closed()
+        except errors.Disconnected:
+            pass  # `reason` has it
+        finally:
+            self.machine = None
+            followed.lose()
+        if link.reason and not isinstance(link.reason, errors.Disconnected):
+            raise link.reason
+
+    async def _follow(self, machine: execute.Machine, channel: trio.MemoryReceiveChannel[wire.Event]) -> None:
+        """Routes events: to the tracker, and to a query of the run state. After a channel that ended early, a look makes up."""
+        while True:
+            with channel:
+                async for event in channel:
+                    await self._route(event, machine)
+            if machine.link.closed:
+                return
+            channel = machine.link.events()
+            machine.tracker.fold((await machine.observer.look()).jobs)
+
+    async def _route(self, event: wire.Event, machine: execute.Machine) -> None:
+        machine.tracker.feed(event)
+        if event.name in _RUN_STATE:
+            await self._query_status(machine)
+
+    async def _query_status(self, machine: execute.Machine) -> None:
+        status = str((await machine.link.execute("query-status"))["status"])
+        if status != self.status:
+            self.status = status
+            self._owner.changed()
+
+    async def _lost(self, group: BaseExceptionGroup[errors.Error]) -> None:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        states: dict[type[errors.Error], MonitorState] = {
+            errors.MonitorGone: "gone",
+            errors.MonitorDenied: "denied",
+            errors.MonitorBusy: "busy",
+            errors.MonitorGarbage: "garbage",
+        }
+        state: MonitorState = next((s for kind, s in states.items() if isinstance(error, kind)), "gone")
+        was = self.off
+        if state == "gone" and await execute.in_thread(self.prove_off):
+            if not was:
+                self.status = ""
+                await self._owner.off()
+            self._show("gone")
+        else:
+            self._show(state, str(error))
+
+    def prove_off(self) -> bool:
+        """Blocking. Whether no QEMU runs: no process that we knew is alive, and nobody has one of its images open for writing.
+
+        ``off`` says the same until a monitor answers again.
+        """
+        alive = self.process is not None and self.process.alive
+        self.off = not alive and not any(files.opened_for_writing(image) for image in self._owner.images())
+        return self.off
