@@ -62,14 +62,18 @@ def _numbered(value: Any) -> Any:
     return {key: _numbered(member) for key, member in value.items()}
 
 
+# fmt: off
 # Options that take no argument, of QEMU 2.0 to 10.0: whatever follows another option is its argument.
-_FLAGS = frozenset(
-    """alt-grab async-teardown audio-help ctrl-grab curses daemonize enable-fips enable-hax enable-kvm enable-sync-profile
-    full-screen h help localtime mem-prealloc no-acpi no-fd-bootchk no-frame no-hpet no-kvm no-kvm-irqchip no-kvm-pit
-    no-kvm-pit-reinjection no-quit no-reboot no-shutdown no-user-config nodefaults nodefconfig nographic old-param
-    only-migratable portrait preconfig rtc-td-hack S s sdl semihosting show-cursor singlestep snapshot tdf usb version
-    win2k-hack xen-attach xen-create xen-domid-restrict""".split()
-)
+_FLAGS = frozenset({
+    "alt-grab", "async-teardown", "audio-help", "ctrl-grab", "curses", "daemonize", "enable-fips",
+    "enable-hax", "enable-kvm", "enable-sync-profile", "full-screen", "h", "help", "localtime",
+    "mem-prealloc", "no-acpi", "no-fd-bootchk", "no-frame", "no-hpet", "no-kvm", "no-kvm-irqchip",
+    "no-kvm-pit", "no-kvm-pit-reinjection", "no-quit", "no-reboot", "no-shutdown", "no-user-config",
+    "nodefaults", "nodefconfig", "nographic", "old-param", "only-migratable", "portrait", "preconfig",
+    "rtc-td-hack", "S", "s", "sdl", "semihosting", "show-cursor", "singlestep", "snapshot", "tdf",
+    "usb", "version", "win2k-hack", "xen-attach", "xen-create", "xen-domid-restrict",
+})
+# fmt: on
 
 # What the shorthands stand for (system/vl.c, drive_add): `-hdc x` is `-drive file=x,index=2,media=disk`.
 _SHORT: Mapping[str, Mapping[str, str]] = {
@@ -87,7 +91,7 @@ _BLOCK = frozenset({"drive", "blockdev", "snapshot", *_SHORT})
 
 @attrs.frozen
 class Word:
-    """One option of a command line: ``name`` without dashes ("" for the image that stands alone); ``index`` is the value's place."""
+    """One option: ``name`` without dashes ("" for the image that stands alone); ``index`` is the place of its value."""
 
     name: str
     value: str
@@ -197,7 +201,14 @@ def drive_ids(command: Sequence[str]) -> dict[int, str]:
     }
 
 
-_DEFAULT_INTERFACE = {"virt": "virtio", "pseries": "scsi", "microvm": "none", "none": "none"}
+# Machines whose drives without `if=` are not IDE (`block_default_type` of their class).
+_DEFAULT_INTERFACE = {
+    "virt": "virtio",
+    "s390": "virtio",
+    "pseries": "scsi",
+    "microvm": "none",
+    "none": "none",
+}
 
 
 def _machine(command: Sequence[str]) -> str:

@@ -31,8 +31,22 @@ def check(name: str, what: str) -> str:
         reason = f"name can't be longer than {LONGEST} bytes"
     else:
         return name
+    raise errors.BadName(what=what, name=_shown(name), reason=reason)
+
+
+def check_text(text: str, what: str, *, lines: bool = False) -> str:
+    """The text itself, if XML can hold it; ``lines`` allows several lines and tabs. Else ``BadName``."""
+    found = _CONTROL.search(re.sub(r"[\n\t]", "", text) if lines else text)
+    if found:
+        reason = f"it has the character {found.group()!a}, which cannot be recorded"
+        raise errors.BadName(what=what, name=_shown(text), reason=reason)
+    return text
+
+
+def _shown(name: str) -> str:
+    """Printable and short: a terminal is never driven by a name."""
     shown = name.encode("unicode_escape", "replace").decode()
-    raise errors.BadName(what=what, name=shown if len(shown) <= 64 else shown[:60] + "...", reason=reason)
+    return shown if len(shown) <= 64 else shown[:60] + "..."
 
 
 def overlay_file(image: str, snapshot: str) -> str:

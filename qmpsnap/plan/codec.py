@@ -17,7 +17,15 @@ from qmpsnap.plan import steps
 VERSION = 1
 
 _converter = Converter(forbid_extra_keys=True)
-configure_tagged_union(steps.Act, _converter, tag_name="act")
+_act: Any = steps.Act  # cattrs takes unions, its annotations only classes
+configure_tagged_union(_act, _converter, tag_name="kind")
+# A union with None is a type of its own to cattrs: without these an undo would be written without its class.
+_converter.register_unstructure_hook(
+    steps.Act | None, lambda act: None if act is None else _converter.unstructure(act, _act)
+)
+_converter.register_structure_hook(
+    steps.Act | None, lambda value, _type: None if value is None else _converter.structure(value, _act)
+)
 
 
 def dump(plan: steps.Plan) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import attrs
 
 from qmpsnap import errors
-from qmpsnap.model import chain, domain_xml, names, snapshot, snapshot_xml, xmltree
+from qmpsnap.model import chain, domain_xml, names, snapshot, snapshot_xml
 from qmpsnap.plan import names as made
 from qmpsnap.plan import requests, steps
 
@@ -56,6 +56,7 @@ def choose(
 ) -> tuple[str, list[Choice]]:
     """The snapshot's name and its disks; refusals that need no look at files. ``now`` is the time in epoch seconds."""
     name = names.check(request.name or str(now), "snapshot")
+    names.check_text(request.description, "description", lines=True)
     if not request.no_metadata and name in tree.snapshots:
         raise errors.SnapshotExists(name=name)
     if view.status not in SAFE or view.migrating:
@@ -101,8 +102,7 @@ def _choice(disk: chain.Disk, spec: requests.DiskSpec, name: str, view: chain.Vi
     file = spec.file or names.overlay_file(disk.active.file, name)
     if not file.startswith("/"):
         raise errors.FileRelative(file=file)
-    xmltree.text(file)
-    return Choice(disk, file)
+    return Choice(disk, names.check_text(file, "file"))
 
 
 def plan(
@@ -257,7 +257,7 @@ def _metadata(
     return snapshot.Snapshot(
         name=name,
         creation_time=now,
-        description=xmltree.text(request.description),
+        description=request.description,
         parent=tree.current.name if tree.current else "",
         disks=tuple(disks),
         current=True,
