@@ -1,0 +1,108 @@
+"""What recovery makes of every situation that a cut plan can leave: a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qmpsnap import errors
+from qmpsnap.model import chain
+from qmpsnap.plan import pull, recovery, requests, steps
+
+FILES = ("/o/a", "/o/b")
+
+
+def _create(*, reuse: bool = False) -> steps.Plan:
+    layers = {f"vd{'ab'[n]}": chain.Layer(f"n{n}", "qcow2", file, 1) for n, file in enumerate(FILES)}
+    make = [steps.Step(f"m{f}", steps.MakeOverlay(f, "t", "/b", "raw", 1, "/b")) for f in FILES]
+    work = [*([] if reuse else make), steps.Step("look", steps.ExpectActive(layers))]
+    return steps.Plan("snapshot-create", "d", tuple(work), len(work) - 1)
+
+
+def _view(*on: str, jobs: tuple[chain.Job, ...] = ()) -> chain.View:
+    disks = []
+    for target, file in zip(("vda", "vdb"), FILES, strict=True):
+        below = chain.Layer(f"old-{target}", "raw", "/b", 1)
+        top = (chain.Layer(f"n-{target}", "qcow2", file, 1),) if target in on else ()
+        disks.append(chain.Disk(target, "virtio", "disk", target, (*top, below)))
+    return chain.View("d", "running", False, tuple(disks), jobs)
+
+
+EMPTY: dict[str, Any] = dict.fromkeys(FILES, "empty")
+DATA: dict[str, Any] = {FILES[0]: "data", FILES[1]: "empty"}
+NONE: dict[str, Any] = dict.fromkeys(FILES, "absent")
+HALF: dict[str, Any] = {FILES[0]: "data", FILES[1]: "absent"}
+
+
+@pytest.mark.parametrize(
+    ("view", "overlays", "goes_on"),
+    [
+        (_view("vda", "vdb"), EMPTY, True),
+        (_view("vda", "vdb"), DATA, True),
+        (_view(), EMPTY, False),
+        (_view(), NONE, False),
+        (None, EMPTY, False),
+        (None, NONE, False),
+        (None, DATA, True),
+        (_view("vda"), EMPTY, None),
+        (_view(), DATA, None),
+        (None, HALF, None),
+    ],
+    ids=[
+        "on", "on-written", "off-chain", "not-made", "gone-empty", "gone-not-made", "gone-written",
+        "half-on", "on-base-but-written", "gone-half",
+    ],
+)  # fmt: skip
+def test_create(view: chain.View | None, overlays: dict[str, Any], goes_on: bool | None) -> None:
+    """Forward when the overlays are used, back when they are empty and unused; never where either way could lose data."""
+    plan = _create()
+    if goes_on is None:
+        with pytest.raises(errors.Undecided):
+            recovery.decide(plan, recovery.Seen(view, overlays))
+    else:
+        decision = recovery.decide(plan, recovery.Seen(view, overlays))
+        assert decision.from_step == (plan.commit + 1 if goes_on else None)
+
+
+def test_create_on_the_users_own_overlays() -> None:
+    """Overlays that the user made may hold data of his: with QEMU gone they are taken as asked for."""
+    assert recovery.decide(_create(reuse=True), recovery.Seen(None, {})).from_step == 1
+
+
+def _pull() -> steps.Plan:
+    layers = tuple(chain.Layer(f"n{n}", "qcow2", f"/i/{n}", 1) for n in (3, 2, 1))
+    view = chain.View("d", "running", False, (chain.Disk("vda", "virtio", "disk", "q", layers),))
+    return pull.plan(view, requests.Pull("vda", "/i/1"), operation="op")
+
+
+def _chain(*files: str, status: str = "") -> chain.View:
+    layers = tuple(chain.Layer(f"x{f}", "qcow2", f, 1) for f in files)
+    jobs = (chain.Job("qs-op", "stream", status),) if status else ()
+    return chain.View("d", "running", False, (chain.Disk("vda", "virtio", "disk", "q", layers),), jobs)
+
+
+@pytest.mark.parametrize(
+    ("view", "from_step"),
+    [
+        (_chain("/i/3", "/i/2", "/i/1", status="running"), 1),
+        (_chain("/i/3", "/i/2", "/i/1", status="paused"), 1),
+        (_chain("/i/3", "/i/2", "/i/1", status="pending"), 1),
+        (_chain("/i/3", "/i/2", "/i/1", status="aborting"), None),
+        (_chain("/i/3", "/i/2", "/i/1", status="concluded"), None),
+        (_chain("/i/3", "/i/2", "/i/1"), None),
+        (_chain("/i/3", "/i/1"), 4),
+        (None, None),
+    ],
+    ids=["running", "paused", "pending", "aborting", "concluded", "never-ran", "done", "gone"],
+)
+def test_pull(view: chain.View | None, from_step: int | None) -> None:
+    """A job that lives is followed; one that is gone is judged by the chain; with QEMU gone the header is taken back."""
+    assert recovery.decide(_pull(), recovery.Seen(view, {})).from_step == from_step
+
+
+def test_metadata_is_written_again() -> None:
+    """A plan of records alone is always finished: it is the same files."""
+    plan = steps.Plan("snapshot-current", "d", (steps.Step("record", steps.Record({}, {}, "a")),), -1)
+
+    assert recovery.decide(plan, recovery.Seen(None, {})).from_step == 0
