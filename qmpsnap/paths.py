@@ -7,6 +7,7 @@ XDG base directories for everybody else.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping
 
 import attrs
@@ -89,6 +90,7 @@ class Paths:
 def find(environ: Mapping[str, str], uid: int) -> Paths:
     """The paths that this process uses; nothing is created."""
     if root := environ.get("QMPSNAP_ROOT"):
+        root = os.path.abspath(root)
         return Paths(state=f"{root}/state", run=f"{root}/run", config=f"{root}/config")
     if uid == 0:
         default = Paths(state="/var/lib/qmpsnap", run="/run/qmpsnap", config="/etc/qmpsnap")

@@ -104,7 +104,9 @@ class Observer:
         """QEMU's file name as an absolute one of this host; "" for what is no file here (a deleted one, too)."""
         if not name or "://" in name:
             return ""
-        path = os.path.realpath(os.path.join(self.process.cwd, name))
+        path = os.path.normpath(os.path.join(self.process.cwd, name))
+        if not path.startswith("/dev/"):  # a volume's name stays, the number of its device node does not
+            path = os.path.realpath(path)
         return path if os.path.exists(path) else ""
 
     async def _device(self, qdev: str) -> observe.Device:

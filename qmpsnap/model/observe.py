@@ -34,6 +34,10 @@ FILTERS = frozenset(
     }
 )
 
+#: Drivers of storage itself. A device that sits on one, with no format node between, has a raw image: `-b x -F file` would
+#: be read by QEMU, but no other program knows a format of that name.
+STORAGE = frozenset({"file", "host_device"})
+
 _DEVICE: dict[str, tuple[str, chain.DeviceKind]] = {
     "virtio-blk-device": ("virtio", "disk"),
     "vhost-user-blk": ("virtio", "disk"),
@@ -211,7 +215,7 @@ def _layer(image: Reply, node: str, canonical: Callable[[str], str]) -> chain.La
     data = image.get("format-specific", {}).get("data", {})
     return chain.Layer(
         node=node,
-        format=image["format"],
+        format="raw" if image["format"] in STORAGE else image["format"],
         file=canonical(storage(image["filename"])),
         size=image["virtual-size"],
         backing=image.get("backing-filename", ""),

@@ -119,7 +119,7 @@ class Carrier:
         structlog.contextvars.bind_contextvars(operation=operation.id)
         operation.idle = trio.Event()
         try:
-            await execute.forward(plan, self._context(operation), start, reached=reached)
+            await execute.forward(plan, self._context(operation, plan), start, reached=reached)
             await self._end(operation, plan)
         except errors.Error as error:
             await self._failed(operation, plan, error)
@@ -148,16 +148,16 @@ class Carrier:
         reason = f"{error}; recovery goes on, see: qmpsnap wait {operation.id}"
         operation.recovering(errors.Incomplete(reason=reason))
 
-    def _context(self, operation: operations.Operation) -> execute.Context:
-        """``Disconnected`` when QEMU is neither there nor proved to be gone."""
-        if self._link.machine is None and not self._link.off:
+    def _context(self, operation: operations.Operation, plan: steps.Plan) -> execute.Context:
+        """``Disconnected`` when the plan needs QEMU, and it is neither there nor proved to be gone."""
+        if plan.targets and self._link.machine is None and not self._link.off:
             raise errors.Disconnected(reason="the monitor is lost")
         machine = None if self._link.off else self._link.machine
         return execute.Context(self._records, machine, operation.progressed)
 
     async def _decide(self, plan: steps.Plan) -> recovery.Decision:
         view: chain.View | None = None
-        if not self._link.off:
+        if plan.targets and not self._link.off:
             if self._link.machine is None:
                 raise errors.Disconnected(reason="the monitor is lost")
             view = await self._link.machine.observer.look()
@@ -167,7 +167,7 @@ class Carrier:
     async def _take_back(
         self, operation: operations.Operation, plan: steps.Plan, error: errors.Error
     ) -> None:
-        await execute.back(plan, self._context(operation))
+        await execute.back(plan, self._context(operation, plan))
         if operation.aborted:
             error = errors.JobAborted(target=plan.targets[0])  # the end that was asked for is no failure
         await self._end(operation, plan, error)

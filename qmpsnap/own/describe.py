@@ -14,9 +14,9 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 async def describe(
-    recorded: domain_xml.RecordedDomain, machine: execute.Machine, view: chain.View
+    recorded: domain_xml.RecordedDomain, machine: execute.Machine
 ) -> domain_xml.RecordedDomain:
-    """The recorded domain brought up to date: hardware as QEMU tells it, disks as ``disks`` settles them."""
+    """The recorded domain with its hardware as QEMU tells it."""
     link = machine.link
     identity = (await link.execute("query-uuid"))["UUID"]
     memory = (await link.execute("query-memory-size-summary"))["base-memory"]
@@ -32,7 +32,6 @@ async def describe(
         arch=arch,
         machine=str(kind).removesuffix("-machine"),
         emulator=command[0] if command and os.path.isabs(command[0]) else recorded.emulator,
-        disks=disks(recorded, view),
     )
 
 

@@ -63,7 +63,7 @@ class Domain:
     @property
     def state(self) -> str:
         """virsh's word for the run state; "no state" where we cannot know."""
-        if self.link.machine is None or not self.link.status:
+        if self.link.machine is None or not self.link.status or self.link.state == "hung":
             return "shut off" if self.link.off else "no state"
         return _STATES.get(self.link.status, "paused")
 
@@ -93,7 +93,7 @@ class Domain:
 
     async def abort(self, disk: str) -> operations.Operation | None:
         """The job of the disk is being cancelled. The operation whose job it is, if it is ours."""
-        machine, job = await self._job(disk)
+        machine, _target, job = await self._job(disk)
         own = next(
             (o for o in self.open if o.plan and any(_starts(s.act, job.id) for s in o.plan.steps)), None
         )
@@ -102,19 +102,20 @@ class Domain:
         await machine.link.execute("job-cancel", {"id": job.id})
         return own
 
-    async def set_speed(self, disk: str, speed: int) -> None:
-        """The disk's job is limited to ``speed`` bytes per second; 0 is unlimited."""
-        machine, job = await self._job(disk)
+    async def set_speed(self, disk: str, speed: int) -> tuple[str, chain.Job]:
+        """The disk's job is limited to ``speed`` bytes per second; 0 is unlimited. The disk's target and the job."""
+        machine, target, job = await self._job(disk)
         await machine.link.execute("block-job-set-speed", {"device": job.id, "speed": speed})
+        return target, attrs.evolve(job, speed=speed)
 
-    async def _job(self, name: str) -> tuple[execute.Machine, chain.Job]:
+    async def _job(self, name: str) -> tuple[execute.Machine, str, chain.Job]:
         machine = self.machine()
         view = await machine.observer.look()
         disk, _place = pull.find(view, name)
         job = view.job_of(disk)
         if job is None:
             raise errors.NoJob(target=disk.target)
-        return machine, job
+        return machine, disk.target, job
 
     # --- its tasks ---
 
@@ -131,6 +132,8 @@ class Domain:
         async with trio.open_nursery() as self._carrier.nursery:
             self._carrier.nursery.start_soon(self._serve)
             self._carrier.nursery.start_soon(self._retry)
+            # What needs no QEMU is settled at once; the rest when the link has found it, or proved that there is none.
+            await self._carrier.recover()
             await self.link.run()
 
     async def _serve(self) -> None:
@@ -144,6 +147,8 @@ class Domain:
                 operation.failed(error)
             finally:
                 structlog.contextvars.unbind_contextvars("operation")
+                if not operation.planned.is_set():
+                    operation.failed(errors.Disconnected(reason="qmpsnapd stopped before it had begun"))
 
     async def _handle(self, operation: operations.Operation) -> None:
         request = operation.request
@@ -165,6 +170,7 @@ class Domain:
             return metadata.forget(self.name, self.tree, request)
         assert request is not None
         view = await self.machine().observer.look()
+        await self._remember(self.recorded_with(view))
         if isinstance(request, requests.Pull):
             plan = pull.plan(view, request, operation=operation.id)
         else:
@@ -215,8 +221,7 @@ class Domain:
         """What waits for recovery although nothing was lost is tried again now and then."""
         while True:
             await trio.sleep(_RETRY)
-            if self.link.off or self.link.state == "ready":
-                await self._carrier.recover()
+            await self._carrier.recover()
 
     # --- what it records ---
 
@@ -238,7 +243,13 @@ class Domain:
     async def _learn(self, machine: execute.Machine) -> None:
         """What QEMU says of itself is recorded, before anything is done on its strength."""
         view = await machine.observer.look(fresh=True)
-        recorded = await describe.describe(self.recorded, machine, view)
+        await self._remember(await describe.describe(self.recorded_with(view), machine))
+
+    def recorded_with(self, view: chain.View) -> domain_xml.RecordedDomain:
+        """The domain with the disks that were just seen: one may have been plugged in."""
+        return attrs.evolve(self.recorded, disks=describe.disks(self.recorded, view))
+
+    async def _remember(self, recorded: domain_xml.RecordedDomain) -> None:
         if recorded != self.recorded:
             await execute.in_thread(self._home.store.record, self.name, recorded, {})
             self.recorded = recorded

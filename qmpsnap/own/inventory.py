@@ -67,7 +67,11 @@ class Inventory:
     async def _scan(self) -> None:
         monitors, recorded = await execute.in_thread(self._known)
         for name, path in monitors.items():
-            if name not in self.domains:
+            known = self.domains.get(name)
+            if known is not None and known.link.path != path and not known.open:
+                self._scopes.pop(name).cancel()  # its definition names another monitor now
+                known = None
+            if known is None:
                 self._start(name, path, recorded.get(name))
 
     def _start(self, name: str, monitor: str, recorded: domain_xml.RecordedDomain | None) -> domain.Domain:

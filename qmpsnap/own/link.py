@@ -21,6 +21,9 @@ MonitorState = Literal["ready", "connecting", "taken", "hung", "gone", "denied",
 # A machine that is started is seen within a second; 200 machines that are off cost 200 failing connects a second, 4 ms of CPU.
 _AGAIN_FIRST, _AGAIN_LAST = 0.05, 1.0
 
+# A transaction drains the disks: 0.5 s in the worst run here (facts/qemu.md 12). Beyond this QEMU hangs.
+_LONG = 5.0
+
 _TAKEN = "another client holds the monitor; give qmpsnap one of its own (-qmp unix:PATH,server=on,wait=off)"
 
 #: Events after which the run state may be another; what it is, is queried.
@@ -63,8 +66,8 @@ class Link:
     def __init__(self, domain: str, path: str, greeting_timeout: float, owner: Owner) -> None:
         self.domain = domain
         self.path = path
-        self.state: MonitorState = "connecting"
-        self.detail = ""
+        self._state: MonitorState = "connecting"
+        self._detail = ""
         self.status = ""
         self.version = ""
         self.machine: execute.Machine | None = None
@@ -74,6 +77,20 @@ class Link:
         self._owner = owner
         self._hurry = trio.Event()
         self._settled = trio.Event()
+
+    @property
+    def state(self) -> MonitorState:
+        """How the monitor is now. One that was ready and leaves a command without answer is hung until it answers."""
+        return "hung" if self._unanswered() else self._state
+
+    @property
+    def detail(self) -> str:
+        """Why it is not ready, in words."""
+        return self._unanswered() or self._detail
+
+    def _unanswered(self) -> str:
+        command, seconds = self.machine.link.waiting if self.machine else ("", 0.0)
+        return f"no answer to {command} for {seconds:.0f} s" if seconds > _LONG else ""
 
     def hurry(self) -> None:
         """Try again now: somebody asks for the machine."""
@@ -85,9 +102,9 @@ class Link:
             await self._settled.wait()
 
     def _show(self, state: MonitorState, detail: str = "") -> None:
-        if (state, detail) != (self.state, self.detail):
-            _log.info("Monitor", domain=self.domain, was=self.state, now=state, detail=detail)
-            self.state, self.detail = state, detail
+        if (state, detail) != (self._state, self._detail):
+            _log.info("Monitor", domain=self.domain, was=self._state, now=state, detail=detail)
+            self._state, self._detail = state, detail
             self._owner.changed()
         if state != "connecting":
             self._settled.set()

@@ -37,7 +37,8 @@ def _run(*arguments: str) -> str:
             tool=f"{TOOL} {arguments[0]}", reason=f"no answer in {_PATIENCE:.0f} s"
         ) from error
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().replace(f"{TOOL}: ", "")
+        # It names itself by the last part of its path, whatever path it was called by.
+        reason = done.stderr.decode(errors="replace").strip().replace(f"{os.path.basename(TOOL)}: ", "")
         raise errors.ToolFailed(
             tool=f"{TOOL} {arguments[0]}", reason=reason or f"exit status {done.returncode}"
         )
@@ -70,7 +71,8 @@ def make_overlay(file: str, temp: str, backing: str, backing_format: str, size: 
         raise errors.CannotCreateFile(file=file, reason=reason) from error
     except errors.ToolFailed as error:
         _forget(temp)
-        raise errors.CannotCreateFile(file=file, reason=error.facts["reason"].split(": ", 1)[-1]) from error
+        reason = str(error.facts["reason"]).removeprefix(f"{temp}: ")
+        raise errors.CannotCreateFile(file=file, reason=reason) from error
     files.sync(os.path.dirname(file))
 
 
@@ -83,13 +85,10 @@ def overlay_state(file: str, backing: str) -> recovery.Overlay:
     """How an overlay of ``backing`` lies on disk: recovery asks; nothing is changed."""
     if not os.path.lexists(file):
         return "absent"
-    try:
-        header = info(file)
-        if header.get("format") != "qcow2" or header.get("backing-filename") != backing:
-            return "foreign"
-        return "data" if any(e["depth"] == 0 and e["present"] for e in extents(file, "qcow2")) else "empty"
-    except errors.ToolFailed:
+    header = info(file)
+    if header.get("format") != "qcow2" or header.get("backing-filename") != backing:
         return "foreign"
+    return "data" if any(e["depth"] == 0 and e["present"] for e in extents(file, "qcow2")) else "empty"
 
 
 def remove_overlay(file: str, temp: str, backing: str) -> None:

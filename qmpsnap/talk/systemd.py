@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
 
 def notify(state: str) -> None:
-    """Tells the service manager; without one ($NOTIFY_SOCKET is not set) nothing happens."""
+    """Tells the service manager; without one ($NOTIFY_SOCKET is not set, or nobody listens there) nothing happens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    # Whoever started us may be gone: that is no reason to stop (sd_notify(3): ignore what it returns).
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
         sock.connect(address)
         sock.sendall(state.encode())
 
