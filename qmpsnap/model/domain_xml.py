@@ -137,10 +137,11 @@ def parse(text: str | bytes, origin: str) -> RecordedDomain:
 
 
 def _number(root: ET.Element, path: str, origin: str) -> int:
-    value = xmltree.content(root, path).strip()
-    if not value.isdecimal():
-        raise errors.BadXml(origin=origin, reason=f"{path} is no number: '{value[:32]}'")
-    return int(value)
+    value = xmltree.number(root, path)
+    if value is None:
+        found = xmltree.content(root, path).strip()
+        raise errors.BadXml(origin=origin, reason=f"{path} is no number: '{found[:32]}'")
+    return value
 
 
 def _path(root: ET.Element, path: str) -> str:

@@ -14,7 +14,8 @@ from qmpsnap.model import names
 class SnapshotDisk:
     """A disk in a snapshot: ``overlay`` was created by it and holds what came after; ``image`` holds the state at the snapshot.
 
-    A disk that was left out has neither.
+    A disk that was left out has neither. ``carried`` is libvirt's ``<disk>`` where it says more than the rest here: the snapshot
+    is inside the image, the overlay is no file.
     """
 
     target: str
@@ -22,6 +23,7 @@ class SnapshotDisk:
     overlay_format: str = "qcow2"
     image: str = ""
     image_format: str = ""
+    carried: str = ""
 
     @property
     def external(self) -> bool:
@@ -32,8 +34,9 @@ class SnapshotDisk:
 class Snapshot:
     """A point in time with metadata, as in libvirt's ``<domainsnapshot>``; ``creation_time`` in epoch seconds.
 
-    ``domain`` and ``inactive`` are the XML texts of ``<domain>`` and ``<inactiveDomain>`` at the snapshot: carried, not read
-    again, so that what libvirt or a user put there survives.
+    ``memory`` is libvirt's word for where the machine's memory was saved: no, internal or external, then in ``memory_file``.
+    ``domain`` and ``inactive`` are the XML texts of ``<domain>`` and ``<inactiveDomain>`` at the snapshot, ``carried`` those of
+    other elements that libvirt wrote: carried, not read again, so that what libvirt or a user put there survives.
     """
 
     name: str
@@ -43,14 +46,17 @@ class Snapshot:
     parent: str = ""
     disks: tuple[SnapshotDisk, ...] = ()
     current: bool = False
-    memory: bool = False
+    memory: str = "no"
+    memory_file: str = ""
     domain: str = ""
     inactive: str = ""
+    carried: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
-        """libvirt's word: external when any disk is in a file of its own, else internal (facts/libvirt.md 6.1)."""
-        return "external" if any(disk.external for disk in self.disks) else "internal"
+        """libvirt's word: external when memory or any disk is in a file of its own, else internal (facts/libvirt.md 6.1)."""
+        external = self.memory == "external" or any(disk.external for disk in self.disks)
+        return "external" if external else "internal"
 
 
 @attrs.frozen

@@ -6,7 +6,10 @@ a whole small ``<domain>``; anything less is refused by it or crashes it later (
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from xml.etree import ElementTree as ET
+
+import attrs
 
 from qmpsnap import errors
 from qmpsnap.model import names, snapshot, xmltree
@@ -19,6 +22,21 @@ or other application using the qmpsnap API.
 -->
 
 """
+
+# What is read into fields; everything else below <domainsnapshot> is carried, and of that what libvirt writes after <domain>.
+_READ = {
+    "name",
+    "description",
+    "state",
+    "parent",
+    "creationTime",
+    "memory",
+    "disks",
+    "domain",
+    "inactiveDomain",
+    "active",
+}
+_LAST = {"cookie"}
 
 
 def build(value: snapshot.Snapshot) -> str:
@@ -42,23 +60,33 @@ def _element(value: snapshot.Snapshot) -> ET.Element:
     if value.parent:
         xmltree.add(xmltree.add(root, "parent"), "name", value.parent)
     xmltree.add(root, "creationTime", str(value.creation_time))
-    xmltree.add(root, "memory", snapshot="no")
-    disks = xmltree.add(root, "disks")
-    for disk in value.disks:
-        _disk(disks, disk)
-    for text in (value.domain, value.inactive):
-        if text:
-            root.append(ET.fromstring(text))
+    memory = xmltree.add(root, "memory", snapshot=value.memory)
+    if value.memory_file:
+        memory.set("file", xmltree.text(value.memory_file))
+    if value.disks:
+        root.append(_disks_element(value.disks))
+    carried = [ET.fromstring(text) for text in value.carried]
+    root.extend(element for element in carried if element.tag not in _LAST)
+    root.extend(ET.fromstring(text) for text in (value.domain, value.inactive) if text)
+    root.extend(element for element in carried if element.tag in _LAST)
     return root
 
 
-def _disk(disks: ET.Element, disk: snapshot.SnapshotDisk) -> None:
+def _disks_element(disks: Iterable[snapshot.SnapshotDisk]) -> ET.Element:
+    root = ET.Element("disks")
+    root.extend(ET.fromstring(disk.carried) if disk.carried else _disk(disk) for disk in disks)
+    return root
+
+
+def _disk(disk: snapshot.SnapshotDisk) -> ET.Element:
+    element = ET.Element("disk", {"name": xmltree.text(disk.target)})
     if not disk.external:
-        xmltree.add(disks, "disk", name=disk.target, snapshot="no")
-        return
-    element = xmltree.add(disks, "disk", name=disk.target, snapshot="external", type="file")
+        element.set("snapshot", "no")
+        return element
+    element.attrib.update(snapshot="external", type="file")
     xmltree.add(element, "driver", type=disk.overlay_format)
     xmltree.add(element, "source", file=disk.overlay)
+    return element
 
 
 def parse(text: str | bytes, origin: str) -> snapshot.Snapshot:
@@ -68,59 +96,67 @@ def parse(text: str | bytes, origin: str) -> snapshot.Snapshot:
         raise errors.BadXml(
             origin=origin, reason=f"expecting root element of 'domainsnapshot', not '{root.tag}'"
         )
-    name, created = xmltree.content(root, "name"), xmltree.content(root, "creationTime")
+    name, created = xmltree.content(root, "name"), xmltree.number(root, "creationTime")
     try:
         names.check(name, "snapshot")
     except errors.BadName as error:
         raise errors.BadXml(origin=origin, reason=str(error)) from error
-    if not created.strip().isdecimal():
+    if created is None:
         raise errors.BadXml(origin=origin, reason="missing creationTime from existing snapshot")
     state = xmltree.content(root, "state")
     if not state:
         raise errors.BadXml(origin=origin, reason="missing state from existing snapshot")
-    memory, domain = root.find("memory"), root.find("domain")
+    memory, memory_file = _memory(root, state)
     return snapshot.Snapshot(
         name=name,
-        creation_time=int(created),
+        creation_time=created,
         state=state,
         description=xmltree.content(root, "description"),
         parent=xmltree.content(root, "parent/name"),
         disks=_disks(root),
         current=xmltree.content(root, "active").strip() == "1",
-        memory=memory is not None and memory.get("snapshot") in {"internal", "external"},
-        domain=_text(domain),
+        memory=memory,
+        memory_file=memory_file,
+        domain=_text(root.find("domain")),
         inactive=_text(root.find("inactiveDomain")),
+        carried=tuple(xmltree.carried(element) for element in root if element.tag not in _READ),
     )
 
 
 def _text(element: ET.Element | None) -> str:
-    if element is None:
-        return ""
-    element.tail = None
-    return ET.tostring(element, encoding="unicode")
+    return xmltree.carried(element) if element is not None else ""
+
+
+def _memory(root: ET.Element, state: str) -> tuple[str, str]:
+    """Where the memory was saved, and its file; what is not said means what libvirt takes it to mean."""
+    memory = root.find("memory")
+    file = memory.get("file", "") if memory is not None else ""
+    unsaid = "external" if file else "no" if state in {"disk-snapshot", "shutoff"} else "internal"
+    return memory.get("snapshot", unsaid) if memory is not None else unsaid, file
 
 
 def _disks(root: ET.Element) -> tuple[snapshot.SnapshotDisk, ...]:
     states: dict[str, tuple[str, str]] = {}
     for disk in root.iterfind("domain/devices/disk"):
-        target, source, driver = disk.find("target"), disk.find("source"), disk.find("driver")
-        if target is not None and source is not None:
+        target, driver = disk.find("target"), disk.find("driver")
+        if target is not None:
             form = driver.get("type", "") if driver is not None else ""
-            states[target.get("dev", "")] = (source.get("file") or source.get("dev") or "", form)
-    found = []
-    for disk in root.iterfind("disks/disk"):
-        name, source, driver = disk.get("name", ""), disk.find("source"), disk.find("driver")
-        if disk.get("snapshot") != "external" or source is None:
-            found.append(snapshot.SnapshotDisk(target=name))
-            continue
-        image, form = states.get(name, ("", ""))
-        found.append(
-            snapshot.SnapshotDisk(
-                target=name,
-                overlay=source.get("file") or source.get("dev") or "",
-                overlay_format=driver.get("type", "qcow2") if driver is not None else "qcow2",
-                image=image,
-                image_format=form,
-            )
-        )
-    return tuple(found)
+            states[target.get("dev", "")] = (_source(disk), form)
+    return tuple(_parsed_disk(disk, states) for disk in root.iterfind("disks/disk"))
+
+
+def _parsed_disk(disk: ET.Element, states: Mapping[str, tuple[str, str]]) -> snapshot.SnapshotDisk:
+    value = snapshot.SnapshotDisk(target=disk.get("name", ""))
+    overlay, driver = _source(disk), disk.find("driver")
+    if overlay and disk.get("snapshot", "external") == "external":
+        form = driver.get("type", "qcow2") if driver is not None else "qcow2"
+        image, image_format = states.get(value.target, ("", ""))
+        value = snapshot.SnapshotDisk(value.target, overlay, form, image, image_format)
+    return value if xmltree.same(disk, _disk(value)) else attrs.evolve(value, carried=xmltree.carried(disk))
+
+
+def _source(disk: ET.Element) -> str:
+    """The file, the block device, or the name on a network."""
+    source = disk.find("source")
+    values = () if source is None else (source.get(key, "") for key in ("file", "dev", "name"))
+    return next(filter(None, values), "")

@@ -16,9 +16,21 @@ from qmpsnap import errors
 #: 200 nested <backingStore> in <disk> in <devices> in <domain> in <domainsnapshot>, and room to spare.
 DEEPEST = 256
 
-#: Ours, by namespace; others get ns0, ns1 and so on.
+#: Ours.
 NAMESPACE = "https://qmpsnap.invalid/xmlns/domain/1"
-PREFIXES = {NAMESPACE: "qmpsnap"}
+
+#: The usual prefixes of what is found in libvirt's domains; other namespaces get ns0, ns1 and so on.
+PREFIXES = {
+    NAMESPACE: "qmpsnap",
+    "http://libvirt.org/schemas/domain/qemu/1.0": "qemu",
+    "http://libosinfo.org/xmlns/libvirt/domain/1.0": "libosinfo",
+}
+
+# Bound to its prefix by definition; expat refuses another one (Namespaces in XML, 3).
+_XML = {"http://www.w3.org/XML/1998/namespace": "xml"}
+
+# What a number may have: any memory in KiB, any time that the C library can show (it ends at 67767976233532799).
+_DIGITS = re.compile(r"\s*[0-9]{1,16}\s*")
 
 _ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -46,7 +58,7 @@ def parse(text: str | bytes, origin: str) -> ET.Element:
     """The root element of ``text``; ``Corrupt`` names ``origin`` and the reason in one line."""
     try:
         return ET.fromstring(text, parser=ET.XMLParser(target=_Builder()))
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that Python lacks
         raise errors.BadXml(origin=origin, reason=str(error)) from error
 
 
@@ -73,9 +85,30 @@ def write(root: ET.Element) -> str:
     The tree is used up: namespaces become attributes of the elements that need them, because ElementTree would declare all of
     them on the root, and libvirt keeps only what is declared inside <metadata>.
     """
-    _declare(root, {})
+    _declare(root, _XML)
     ET.indent(root)
-    return _quotes(ET.tostring(root, encoding="unicode").replace(" />", "/>")) + "\n"
+    return _quotes(_serial(root).replace(" />", "/>")) + "\n"
+
+
+def carried(element: ET.Element) -> str:
+    """The element as a document of its own, to be put into another one by ``parse``; it loses what comes after it."""
+    element.tail = None
+    return _serial(element)
+
+
+def _serial(element: ET.Element) -> str:
+    # In text ElementTree leaves carriage returns as they are, and every parser then reads newlines (XML 2.11).
+    return ET.tostring(element, encoding="unicode").replace("\r", "&#13;")
+
+
+def same(one: ET.Element, other: ET.Element) -> bool:
+    """The elements say the same; white space around text and the order of attributes say nothing."""
+    return (
+        (one.tag, one.attrib, (one.text or "").strip())
+        == (other.tag, other.attrib, (other.text or "").strip())
+        and len(one) == len(other)
+        and all(same(*pair) for pair in zip(one, other, strict=True))
+    )
 
 
 def _declare(element: ET.Element, known: Mapping[str, str]) -> None:
@@ -84,7 +117,7 @@ def _declare(element: ET.Element, known: Mapping[str, str]) -> None:
     def prefixed(name: str) -> str:
         if not name.startswith("{"):
             return name
-        namespace, _, local = name[1:].partition("}")
+        namespace, _, local = name[1:].rpartition("}")
         if namespace not in scope:
             scope[namespace] = PREFIXES.get(namespace, f"ns{len(scope)}")
             element.set(f"xmlns:{scope[namespace]}", namespace)
@@ -110,3 +143,9 @@ def content(element: ET.Element, path: str, default: str = "") -> str:
     """The text at ``path`` below the element."""
     found = element.find(path)
     return (found.text or "") if found is not None else default
+
+
+def number(element: ET.Element, path: str) -> int | None:
+    """The whole number at ``path`` below the element; None where there is none, or one that nothing can have."""
+    found = content(element, path)
+    return int(found) if _DIGITS.fullmatch(found) else None

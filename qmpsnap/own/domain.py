@@ -44,6 +44,7 @@ class Domain:
         self.recorded = recorded or blank(name)
         self.tree = snapshot.Tree({})
         self.id: int | None = None
+        self.loaded = False
         self._home = home
         self._log = _log.bind(domain=name)
         self._send, self._inbox = trio.open_memory_channel[operations.Operation](math.inf)
@@ -126,9 +127,11 @@ class Domain:
             self._log.error("Snapshot is damaged", error=str(error))
         await self._carrier.load()
 
-    async def run(self) -> None:
-        """Loads, then serves inbox and monitor for ever."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Loads, then serves inbox and monitor for ever; started once it is loaded."""
         await self.load()
+        self.loaded = True
+        task_status.started()
         async with trio.open_nursery() as self._carrier.nursery:
             self._carrier.nursery.start_soon(self._serve)
             self._carrier.nursery.start_soon(self._retry)

@@ -42,10 +42,13 @@ class Inventory:
         self._watchers.append(watcher)
 
     def get(self, name: str) -> domain.Domain:
-        """The domain, or ``NoDomain``."""
-        if name not in self.domains:
-            raise errors.NoDomain(domain=name)
-        return self.domains[name]
+        """The domain by its name, UUID or id, as virsh takes it; or ``NoDomain``."""
+        if name in self.domains:
+            return self.domains[name]
+        for found in self.domains.values():
+            if name in {found.recorded.uuid, str(found.id)}:
+                return found
+        raise errors.NoDomain(domain=name)
 
     def _changed(self, name: str) -> None:
         found = self.domains.get(name)
@@ -56,7 +59,8 @@ class Inventory:
             watcher(name)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Every domain runs in a task of its own; started when recovery of all known ones has begun."""
+        """Every domain runs in a task of its own; started when the journals of all known ones are loaded, so that whoever
+        asks for an operation of an earlier daemon finds it."""
         async with trio.open_nursery() as self._nursery:
             await self._scan()
             task_status.started()
@@ -66,29 +70,40 @@ class Inventory:
 
     async def _scan(self) -> None:
         monitors, recorded = await execute.in_thread(self._known)
-        for name, path in monitors.items():
-            known = self.domains.get(name)
-            if known is not None and known.link.path != path and not known.open:
-                self._scopes.pop(name).cancel()  # its definition names another monitor now
-                known = None
-            if known is None:
-                self._start(name, path, recorded.get(name))
+        async with trio.open_nursery() as starting:
+            for name, path in monitors.items():
+                known = self.domains.get(name)
+                if known is not None and known.link.path != path and not known.open:
+                    self._scopes.pop(name).cancel()  # its definition names another monitor now
+                    known = None
+                if known is None:
+                    starting.start_soon(self._start, name, path, recorded.get(name))
 
-    def _start(self, name: str, monitor: str, recorded: domain_xml.RecordedDomain | None) -> domain.Domain:
+    async def _start(
+        self, name: str, monitor: str, recorded: domain_xml.RecordedDomain | None
+    ) -> domain.Domain:
         assert self._nursery is not None
         found = self.domains[name] = domain.Domain(self._home, name, monitor, recorded)
         scope = self._scopes[name] = trio.CancelScope()
-        self._nursery.start_soon(self._run, found, scope, name=f"domain {name}")
+        await self._nursery.start(self._run, found, scope, name=f"domain {name}")
         return found
 
-    async def _run(self, found: domain.Domain, scope: trio.CancelScope) -> None:
+    async def _run(
+        self,
+        found: domain.Domain,
+        scope: trio.CancelScope,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """A bug in one domain is logged with its traceback and does not end the others: it begins anew, from its journal."""
         with scope:
             while True:
                 try:
-                    await found.run()
+                    await found.run(task_status)
                 except Exception:  # noqa: BLE001, RUF100 - the supervisor: what gets here is a bug, and it is logged
                     _log.exception("Domain failed", domain=found.name)
+                if not found.loaded:
+                    task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
                 await trio.sleep(_SCAN_EVERY)
                 found = self.domains[found.name] = domain.Domain(
                     self._home, found.name, found.link.path, found.recorded
@@ -137,7 +152,7 @@ class Inventory:
         before = await execute.in_thread(self._store.domain, name)
         recorded = attrs.evolve(before or domain.blank(name), monitor=monitor, agent=agent)
         await execute.in_thread(self._store.record, name, recorded, {})
-        found = self._start(name, monitor, recorded)
+        found = await self._start(name, monitor, recorded)
         await found.link.wait_settled(self._home.settings.greeting_timeout + 1)
         return found
 

@@ -68,11 +68,11 @@ def replace(writes: Sequence[Write], tmp: str) -> None:
     for write in writes:
         with _named("write", write.path):
             staged.append(_write_new(write, tmp))
-    for name, write in zip(staged, writes, strict=True):
+    for n, (name, write) in enumerate(zip(staged, writes, strict=True), 1):
         with _named("write", write.path):
             os.makedirs(os.path.dirname(write.path), mode=0o755, exist_ok=True)
             os.rename(name, write.path)
-        faults.point("renamed-" + "-".join(write.path.split("/")[-2:]))
+        faults.point(f"renamed-{n}")
     for folder in dict.fromkeys(os.path.dirname(write.path) for write in writes):
         sync(folder)
     faults.point("synced")

@@ -94,9 +94,9 @@ class Store:
             for name, value in snapshots.items()
         ]
         files.replace(writes, self.paths.tmp)
-        for name in removed:
+        for n, name in enumerate(removed, 1):
             files.remove(self.paths.snapshot_file(domain, name))
-            faults.point(f"removed-{name}")
+            faults.point(f"removed-{n}")
         if removed:
             with contextlib.suppress(
                 OSError
