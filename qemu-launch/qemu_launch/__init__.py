@@ -1,0 +1,1 @@
+"""qemu-launch: starts plain QEMU on the layers that are really active."""
