@@ -53,8 +53,9 @@ def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain
             qdev=disk.qdev,
         )
         before = recorded.disk(disk.target)
-        if before is not None and drifted(before, disk):
-            entry = attrs.evolve(entry, file=before.file, format=before.format)
+        if before is not None:
+            moved = before if drifted(before, disk) else before.on(entry.file, entry.format)
+            entry = attrs.evolve(entry, file=moved.file, format=moved.format, was=moved.was)
         found.append(entry)
     return tuple(found)
 

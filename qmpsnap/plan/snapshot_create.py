@@ -245,6 +245,8 @@ def _metadata(
 ) -> snapshot.Snapshot:
     """The snapshot: its disks name the new overlays, its ``<domain>`` the images that hold the state."""
     state = domain.on({d.target: (d.active.file, d.active.format) for d in view.disks if d.chain})
+    # Former layers are the domain's; in every snapshot they would make files grow with the depth of the chain.
+    state = attrs.evolve(state, disks=tuple(attrs.evolve(d, was=()) for d in state.disks))
     made_by = {o.disk.target: o for o in overlays}
     disks = []
     for disk in view.disks:

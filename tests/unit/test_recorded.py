@@ -1,0 +1,30 @@
+"""What is recorded of a domain: active layers, former ones, and the way back from the file."""
+
+from __future__ import annotations
+
+from qmpsnap.model import domain_xml
+
+DISK = domain_xml.RecordedDisk("vda", "virtio", "/i/base", "raw", qdev="/machine/peripheral/x/virtio-backend")
+DOMAIN = domain_xml.RecordedDomain(
+    "daisy", "c820233a-4109-4a00-9040-fa52ae7dcec7", monitor="/m", disks=(DISK,)
+)
+
+
+def test_former_layers_stay_known() -> None:
+    """Each former active layer is remembered once, the newest last: an old command line may still name it."""
+    disk = DISK.on("/i/s1", "qcow2").on("/i/s2", "qcow2").on("/i/s1", "qcow2").on("/i/s1", "qcow2")
+
+    assert (disk.file, disk.format) == ("/i/s1", "qcow2")
+    assert disk.was == ("/i/base", "/i/s2")
+
+
+def test_the_file_reads_back() -> None:
+    """A domain with an attached monitor, several layers and odd names survives its file."""
+    domain = DOMAIN.on({"vda": ("/i/a <&\"'> b,c", "qcow2")})
+
+    assert domain_xml.parse(domain_xml.build(domain), "f") == domain
+
+
+def test_only_named_targets_move() -> None:
+    """A disk that was left out of a snapshot keeps its layer."""
+    assert DOMAIN.on({"vdb": ("/x", "qcow2")}) == DOMAIN
