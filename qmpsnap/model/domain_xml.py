@@ -20,7 +20,11 @@ _NS = xmltree.NAMESPACE
 
 @attrs.frozen
 class RecordedDisk:
-    """A disk as last seen: ``file`` is the active layer, ``qdev`` is how the target is found again in a running QEMU."""
+    """A disk as last seen: ``file`` is the active layer, ``qdev`` is how the target is found again in a running QEMU.
+
+    ``was`` are its former active layers: a command line or definition that still names one of them means this disk, also after a
+    pull has taken the image out of the chain and its snapshot is forgotten.
+    """
 
     target: str
     bus: str
@@ -28,6 +32,16 @@ class RecordedDisk:
     format: str
     device: str = "disk"
     qdev: str = ""
+    was: tuple[str, ...] = ()
+
+    def on(self, file: str, form: str) -> RecordedDisk:
+        """The disk with another active layer."""
+        was = (
+            self.was
+            if file == self.file or not self.file
+            else (*(w for w in self.was if w != file), self.file)
+        )
+        return attrs.evolve(self, file=file, format=form, was=was)
 
 
 @attrs.frozen
@@ -57,12 +71,7 @@ class RecordedDomain:
         """The domain with other active layers: target to file and format."""
         return attrs.evolve(
             self,
-            disks=tuple(
-                attrs.evolve(d, file=active[d.target][0], format=active[d.target][1])
-                if d.target in active
-                else d
-                for d in self.disks
-            ),
+            disks=tuple(d.on(*active[d.target]) if d.target in active else d for d in self.disks),
         )
 
 
@@ -71,7 +80,7 @@ def element(domain: RecordedDomain) -> ET.Element:
     root = ET.Element("domain", {"type": "qemu"})
     xmltree.add(root, "name", domain.name)
     xmltree.add(root, "uuid", domain.uuid)
-    if domain.monitor or any(disk.qdev for disk in domain.disks):
+    if domain.monitor or any(disk.qdev or disk.was for disk in domain.disks):
         _own(xmltree.add(root, "metadata"), domain)
     xmltree.add(root, "memory", str(domain.memory_kib), unit="KiB")
     xmltree.add(root, "currentMemory", str(domain.memory_kib), unit="KiB")
@@ -101,9 +110,11 @@ def _own(metadata: ET.Element, domain: RecordedDomain) -> None:
         if path := getattr(domain, name):
             ET.SubElement(own, f"{{{_NS}}}{name}", {"path": xmltree.text(path)})
     for disk in domain.disks:
-        if disk.qdev:
+        if disk.qdev or disk.was:
             values = {"target": disk.target, "qdev": xmltree.text(disk.qdev)}
-            ET.SubElement(own, f"{{{_NS}}}disk", values)
+            element = ET.SubElement(own, f"{{{_NS}}}disk", values)
+            for file in disk.was:
+                ET.SubElement(element, f"{{{_NS}}}was", {"file": xmltree.text(file)})
 
 
 def build(domain: RecordedDomain) -> str:
@@ -121,7 +132,7 @@ def parse(text: str | bytes, origin: str) -> RecordedDomain:
     if not name or not uuid or kind is None:
         raise errors.BadXml(origin=origin, reason="name, uuid or os/type is missing")
     own = f"metadata/{{{_NS}}}domain/{{{_NS}}}"
-    qdevs = {d.get("target", ""): d.get("qdev", "") for d in root.iterfind(own + "disk")}
+    ours = {d.get("target", ""): d for d in root.iterfind(own + "disk")}
     return RecordedDomain(
         name=name,
         uuid=uuid,
@@ -132,7 +143,7 @@ def parse(text: str | bytes, origin: str) -> RecordedDomain:
         emulator=xmltree.content(root, "devices/emulator"),
         monitor=_path(root, own + "monitor"),
         agent=_path(root, own + "agent"),
-        disks=tuple(_parsed_disk(disk, qdevs) for disk in root.iterfind("devices/disk")),
+        disks=tuple(_parsed_disk(disk, ours) for disk in root.iterfind("devices/disk")),
     )
 
 
@@ -149,17 +160,19 @@ def _path(root: ET.Element, path: str) -> str:
     return found.get("path", "") if found is not None else ""
 
 
-def _parsed_disk(disk: ET.Element, qdevs: Mapping[str, str]) -> RecordedDisk:
+def _parsed_disk(disk: ET.Element, ours: Mapping[str, ET.Element]) -> RecordedDisk:
     def attribute(path: str, *names: str) -> str:
         found = disk.find(path)
         return next((found.get(n, "") for n in names if found.get(n)), "") if found is not None else ""
 
     target = attribute("target", "dev")
+    own = ours.get(target, ET.Element("none"))
     return RecordedDisk(
         target=target,
         bus=attribute("target", "bus"),
         file=attribute("source", "file", "dev"),
         format=attribute("driver", "type"),
         device=disk.get("device", "disk"),
-        qdev=qdevs.get(target, ""),
+        qdev=own.get("qdev", ""),
+        was=tuple(was.get("file", "") for was in own.iterfind(f"{{{_NS}}}was")),
     )
