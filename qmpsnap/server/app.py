@@ -13,7 +13,7 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import qmpsnap
@@ -23,6 +23,7 @@ from qmpsnap.model import snapshot_xml
 from qmpsnap.own import domain, inventory, operations
 from qmpsnap.plan import requests
 from qmpsnap.server import bus, decode, openapi, show
+from qmpsnap.server.stream import Stream
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -186,10 +187,10 @@ class Api:
 
     async def operation_events(self, request: Request) -> Response:
         found = self._domains.operations.get(request.path_params["id"])
-        return StreamingResponse(_changes(found), media_type="text/event-stream")
+        return Stream(_changes(found), media_type="text/event-stream")
 
     async def events(self, _request: Request) -> Response:
-        return StreamingResponse(self._events.stream(), media_type="text/event-stream")
+        return Stream(self._events.stream(), media_type="text/event-stream")
 
 
 def _flag(request: Request, name: str) -> bool:
