@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ requires_libvirt = pytest.mark.libvirt
 requires_systemd = pytest.mark.systemd
 
 OTHER_QEMU = "QMPSNAP_OTHER_QEMU"
+LIBVIRT_TREE = "QMPSNAP_LIBVIRT_TREE"
 
 
 @functools.cache
@@ -51,6 +53,11 @@ def _libvirt() -> str | None:
             return f"{name} is not installed"
     if os.geteuid() != 0:
         return "libvirtd's system driver needs root"
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "true"], capture_output=True, check=False
+    )
+    if done.returncode:
+        return f"no namespaces for libvirtd: {done.stderr.decode(errors='replace').strip()}"
     return _qemu()
 
 
@@ -68,12 +75,21 @@ def _other_qemu() -> str | None:
     return None if shutil.which(name) else f"{OTHER_QEMU}={name} cannot be run"
 
 
+@functools.cache
+def _libvirt_tree() -> str | None:
+    name = os.environ.get(LIBVIRT_TREE)
+    if not name:
+        return f"{LIBVIRT_TREE} names no tree with another libvirt"
+    return None if Path(name, "usr/sbin/libvirtd").exists() else f"{LIBVIRT_TREE}={name} has no libvirtd"
+
+
 NEEDS: dict[str, Callable[[], str | None]] = {
     "qemu": _qemu,
     "guest": _guest,
     "libvirt": _libvirt,
     "systemd": _systemd,
     "other-qemu": _other_qemu,
+    "libvirt-tree": _libvirt_tree,
 }
 
 
@@ -102,3 +118,9 @@ def other_qemu() -> str:
     found = shutil.which(os.environ[OTHER_QEMU])
     assert found is not None
     return found
+
+
+def libvirt_tree() -> Path:
+    """Return the root of another Debian, with libvirt and QEMU in it, or skip."""
+    need("libvirt-tree")
+    return Path(os.environ[LIBVIRT_TREE])

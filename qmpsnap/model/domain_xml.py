@@ -80,7 +80,7 @@ def element(domain: RecordedDomain) -> ET.Element:
     root = ET.Element("domain", {"type": "qemu"})
     xmltree.add(root, "name", domain.name)
     xmltree.add(root, "uuid", domain.uuid)
-    if domain.monitor or any(disk.qdev or disk.was for disk in domain.disks):
+    if domain.monitor or domain.agent or any(disk.qdev or disk.was for disk in domain.disks):
         _own(xmltree.add(root, "metadata"), domain)
     xmltree.add(root, "memory", str(domain.memory_kib), unit="KiB")
     xmltree.add(root, "currentMemory", str(domain.memory_kib), unit="KiB")

@@ -41,14 +41,14 @@ def _fields(template: str) -> list[str]:
     return ["reason", *re.findall(r"{self\.(\w+)", template)]
 
 
-@pytest.mark.parametrize("name", ["s1", "name with spaces", "uni-é-☃", "<a>&\"'", "-dash", "a" * 251])
+@pytest.mark.parametrize("name", ["s1", "name with spaces", "uni-é-☃", "<a>&\"'", "-dash", "a" * 247])
 def test_good_names(name: str) -> None:
     """Whatever can be a file and stand in XML is a name."""
     assert names.check(name, "snapshot") == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a/b", "../evil", ".hidden", "..", "a\nb", "a\0b", "\x1b[31m", "é" * 126, "a\ud800"]
+    "name", ["", "a/b", "../evil", ".hidden", "..", "a\nb", "a\0b", "\x1b[31m", "é" * 124, "a\ud800"]
 )
 def test_bad_names(name: str) -> None:
     """The rest is refused, in one printable line."""
