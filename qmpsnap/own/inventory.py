@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from collections.abc import Callable
 
 import attrs
@@ -13,7 +14,7 @@ import trio
 from qmpsnap import config, errors
 from qmpsnap.act import execute
 from qmpsnap.model import domain_xml, names
-from qmpsnap.own import carry, domain, operations
+from qmpsnap.own import carry, domain, operations, sources
 from qmpsnap.talk import journal, store
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -31,7 +32,7 @@ class Inventory:
         self._watchers: list[Callable[[str], None]] = []
         self.domains: dict[str, domain.Domain] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
-        self._reported: dict[str, str] = {}
+        self._sources = sources.Sources(home_store)  # reads the disk, once, before anybody is served
         self._next_id = 0
         self._nursery: trio.Nursery | None = None
         self._home = carry.Home(
@@ -69,7 +70,7 @@ class Inventory:
                 await self._scan()
 
     async def _scan(self) -> None:
-        monitors, recorded = await execute.in_thread(self._known)
+        monitors = await execute.in_thread(self._sources.monitors)
         async with trio.open_nursery() as starting:
             for name, path in monitors.items():
                 known = self.domains.get(name)
@@ -77,7 +78,7 @@ class Inventory:
                     self._scopes.pop(name).cancel()  # its definition names another monitor now
                     known = None
                 if known is None:
-                    starting.start_soon(self._start, name, path, recorded.get(name))
+                    starting.start_soon(self._start, name, path, self._sources.recorded.get(name))
 
     async def _start(
         self, name: str, monitor: str, recorded: domain_xml.RecordedDomain | None
@@ -109,37 +110,9 @@ class Inventory:
                     self._home, found.name, found.link.path, found.recorded
                 )
 
-    def _known(self) -> tuple[dict[str, str], dict[str, domain_xml.RecordedDomain]]:
-        """Blocking. Name to monitor: attached ones, running ones that qemu-launch started, defined ones."""
-        found: dict[str, str] = {}
-        domains, bad = self._store.domains()
-        paths = self._store.paths
-        recorded = {d.name: d for d in domains}
-        for name in recorded:
-            found[name] = recorded[name].monitor or paths.monitor(name)
-        for name in _names(paths.machines, ""):
-            found.setdefault(name, paths.monitor(name))
-        for name in _names(paths.definitions, ".toml"):
-            try:
-                with open(paths.definition_file(name), encoding="utf-8") as file:
-                    definition = config.definition(file.read(), paths.definition_file(name), name)
-                found[name] = definition.monitor or found.get(name, paths.monitor(name))
-            except errors.Error as error:
-                bad.append(error)
-            except (OSError, UnicodeDecodeError) as error:
-                bad.append(errors.ConfigError(file=paths.definition_file(name), key="", reason=str(error)))
-        self._report(bad)
-        return found, recorded
-
-    def _report(self, bad: list[errors.Error]) -> None:
-        """What cannot be read is said once, and again when it has changed."""
-        for error in bad:
-            if self._reported.get(str(error)) is None:
-                _log.error("Not read", error=str(error))
-        self._reported = {str(error): "" for error in bad}
-
     async def attach(self, name: str, monitor: str, agent: str) -> domain.Domain:
-        """The machine at ``monitor`` is a domain from now on, over restarts too."""
+        """The machine at ``monitor`` is a domain from now on, over restarts too. The socket must be there, whoever listens: a path
+        mistyped would only ever show a machine that is off."""
         names.check(name, "domain")
         if not monitor.startswith("/"):
             raise errors.MonitorDenied(path=monitor, reason="its path must be absolute")
@@ -149,9 +122,11 @@ class Inventory:
         for other in self.domains.values():
             if posixpath.normpath(other.link.path) == posixpath.normpath(monitor):
                 raise errors.DomainExists(domain=other.name, monitor=monitor)
+        await execute.in_thread(_check_socket, monitor)
         before = await execute.in_thread(self._store.domain, name)
         recorded = attrs.evolve(before or domain.blank(name), monitor=monitor, agent=agent)
         await execute.in_thread(self._store.record, name, recorded, {})
+        self._sources.add(recorded)
         found = await self._start(name, monitor, recorded)
         await found.link.wait_settled(self._home.settings.greeting_timeout + 1)
         return found
@@ -168,12 +143,13 @@ class Inventory:
             )
         self._scopes.pop(name).cancel()
         del self.domains[name]
+        self._sources.remove(name)
         await execute.in_thread(self._store.forget, name)
 
 
-def _names(folder: str, suffix: str) -> list[str]:
+def _check_socket(path: str) -> None:
     try:
-        found = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    return [n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith(".")]
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise errors.MonitorDenied(path=path, reason="it is not a socket")
+    except OSError as error:
+        raise errors.MonitorDenied(path=path, reason=os.strerror(error.errno or 0)) from error
