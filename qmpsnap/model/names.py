@@ -7,8 +7,8 @@ import re
 
 from qmpsnap import errors
 
-# NAME_MAX of Linux file systems is 255 bytes. libvirt replaces `<name>.xml` by way of `<name>.xml.new`: a longer name would load there
-# and fail at the first change (seen on 9.0 and 11.3).
+# NAME_MAX of Linux file systems is 255 bytes. libvirt replaces `<name>.xml` by way of `<name>.xml.new`: a longer name would load
+# there and fail at the first change (seen on 9.0 and 11.3).
 LONGEST = 255 - len(".xml.new")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
