@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qmpsnap import errors, faults
+from qmpsnap.model import qcow2
 from qmpsnap.plan import recovery
 from qmpsnap.talk import files
 
@@ -48,20 +49,25 @@ def _run(*arguments: str) -> str:
 def make_overlay(file: str, temp: str, backing: str, backing_format: str, size: int, like: str) -> None:
     """An empty overlay is at ``file``, whole and durable, with owner, group and mode of ``like``; or nothing is left of it.
 
-    ``FileFailed`` when ``file`` exists: link(2) does not replace, and a foreign file is never opened.
+    ``FileFailed`` when ``file`` exists: link(2) does not replace, and a foreign file is never opened. The backing file is not
+    opened either: QEMU has it locked.
     """
-    status = os.stat(like)
+    name = os.fsencode(backing)
+    if len(name) > qcow2.LONGEST_BACKING:
+        raise errors.CannotCreateFile(file=file, reason="the name of its backing file is too long for qcow2")
     try:
+        status = os.stat(like)
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.close(fd)
-        faults.point("reserved")
-        # -u: with it qemu-img does not open the backing file, which QEMU has locked (facts/qemu.md B).
-        _run("create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing, temp, str(size))
-        faults.point("formatted")
-        with contextlib.suppress(PermissionError):
-            os.chown(temp, status.st_uid, status.st_gid)
-        os.chmod(temp, status.st_mode & 0o7777)
-        files.sync(temp)
+        try:
+            faults.point("reserved")
+            _write(fd, qcow2.empty_overlay(name, backing_format, size))
+            faults.point("formatted")
+            with contextlib.suppress(PermissionError):
+                os.fchown(fd, status.st_uid, status.st_gid)
+            os.fchmod(fd, status.st_mode & 0o7777)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         os.link(temp, file)
         faults.point("linked")
         os.unlink(temp)
@@ -69,11 +75,16 @@ def make_overlay(file: str, temp: str, backing: str, backing_format: str, size: 
         _forget(temp)
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise errors.CannotCreateFile(file=file, reason=reason) from error
-    except errors.ToolFailed as error:
-        _forget(temp)
-        reason = str(error.facts["reason"]).removeprefix(f"{temp}: ")
-        raise errors.CannotCreateFile(file=file, reason=reason) from error
     files.sync(os.path.dirname(file))
+
+
+def _write(fd: int, layout: qcow2.Layout) -> None:
+    # The zeroes have their blocks, too: that the disk is full is to be found out now, not by the guest's first write.
+    os.posix_fallocate(fd, 0, layout.length)
+    with open(fd, "wb", closefd=False) as image:
+        for offset, part in layout.parts:
+            image.seek(offset)
+            image.write(part)
 
 
 def _forget(temp: str) -> None:
