@@ -20,6 +20,14 @@ from qmpsnap.talk import monitor, process
 #: What query-migrate says when no migration is under way.
 _AT_REST = frozenset({"", "none", "completed", "failed", "cancelled"})
 
+#: The cheap look, in this order.
+_CHEAP = (
+    "query-status",
+    "query-migrate",
+    "query-block-jobs",
+    "x-debug-query-block-graph",
+)
+
 
 class Observer:
     """Looks at one QEMU over one monitor; ``known`` gives the recorded targets by qdev."""
@@ -33,21 +41,15 @@ class Observer:
         self._disks: tuple[chain.Disk, ...] = ()
         self.process = process.look(link.peer_pid)
 
-    async def look(
-        self, expected: Mapping[str, chain.Layer] | None = None, *, fresh: bool = False
-    ) -> chain.View:
-        """What is there now. ``expected`` are layers of ours that may have come on top, by target; ``fresh`` trusts no memory.
+    async def look(self, *, fresh: bool = False) -> chain.View:
+        """What is there now; ``fresh`` trusts no memory.
 
         ``Disconnected`` when the link ends; ``CommandFailed`` when QEMU refuses a query.
         """
-        status = await self._link.execute("query-status")
-        migration = await self._link.execute("query-migrate")
-        block_jobs = await self._link.execute("query-block-jobs")
+        # One write, one wait. Jobs before nodes: one that ends in between is missing in the graph, never the other way round.
+        status, migration, block_jobs, edges = await self._link.execute_all(*_CHEAP)
         all_jobs = await self._link.execute("query-jobs") if block_jobs else []
-        graph = observe.graph(await self._link.execute("x-debug-query-block-graph"))
-        if fresh or not self._recognise(graph, expected or {}):
-            self._disks = await self._everything()
-        self._graph = graph
+        graph = await self._settle(edges, {}, fresh=fresh)
         return chain.View(
             domain=self._domain,
             status=status["status"],
@@ -56,6 +58,22 @@ class Observer:
             jobs=observe.jobs(block_jobs, all_jobs, graph),
             nodes=graph.nodes,
         )
+
+    async def disks(self, expected: Mapping[str, chain.Layer]) -> tuple[chain.Disk, ...]:
+        """The disks as they are now, where ``expected`` layers of ours may have come on top, by target: the part of a look that
+        follows a change of ours."""
+        await self._settle(await self._link.execute(_CHEAP[-1]), expected)
+        return self._disks
+
+    async def _settle(
+        self, edges: observe.Reply, expected: Mapping[str, chain.Layer], *, fresh: bool = False
+    ) -> observe.Graph:
+        """``_disks`` are those of the graph."""
+        graph = observe.graph(edges)
+        if fresh or not self._recognise(graph, expected):
+            self._disks = await self._everything()
+        self._graph = graph
+        return graph
 
     def _recognise(self, graph: observe.Graph, expected: Mapping[str, chain.Layer]) -> bool:
         """The disks are known without asking: nothing changed, or exactly the expected layers came on top."""

@@ -211,8 +211,9 @@ async def _changes(found: operations.Operation | dict[str, Any]) -> AsyncIterato
         if found.ended:
             return
         await changed.wait()
-        if not found.ended:
-            await trio.sleep(_EVENTS_EVERY)
+        # The end is told at once: somebody waits for it.
+        with trio.move_on_after(_EVENTS_EVERY):
+            await found.wait_ended()
 
 
 def _answering(handler: Handler) -> Handler:
