@@ -30,7 +30,8 @@ def within(where: str) -> Iterator[None]:
 
 
 def point(name: str) -> None:
-    """Does nothing, unless this point is the one where the process shall die or hang."""
+    """Does nothing, unless this point is the one where the process shall die or hang; it hangs there once."""
+    global _wanted
     if not _wanted and not _log:
         return
     full = _where.get() + name
@@ -38,4 +39,5 @@ def point(name: str) -> None:
         with open(_log, "a", encoding="utf-8") as log:
             log.write(full + "\n")
     if full == _wanted:
+        _wanted = ""
         os.kill(os.getpid(), signal.SIGSTOP if _how == "hang" else signal.SIGKILL)

@@ -86,12 +86,22 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit status; nothing is left open or half written."""
+    """Run one verb and return the exit status; nothing is left open or half written.
+
+    Without ``argv`` it is the process: it ends here, without taking the interpreter apart, which took 2 of its 15 ms.
+    """
+    status = _main(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        os._exit(status)
+    return status
+
+
+def _main(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a name gets it escaped instead of a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        status = _run(words)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:

@@ -121,6 +121,8 @@ class FileFact:
     kind: Literal["absent", "file", "block", "directory", "other", "unreachable"]
     # For "absent": why nothing can be created there ("" when it can). For "unreachable": why we cannot look.
     reason: str = ""
+    # Another one means that somebody has written to the file since.
+    stamp: str = ""
     # The header, where the file is a qcow2 image.
     format: str = ""
     backing: str = ""

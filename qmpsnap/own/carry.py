@@ -7,7 +7,8 @@ or take back. There is one such path, so the one that tests cut everywhere is th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import structlog
@@ -46,6 +47,8 @@ class Carrier:
         self._link = monitor
         self._log = _log.bind(domain=domain)
         self._open: dict[str, operations.Operation] = {}
+        # The QEMU that each operation was last carried out on.
+        self._on: dict[str, execute.Machine | None] = {}
         self._blocked: list[errors.Error] = []
 
     @property
@@ -119,7 +122,9 @@ class Carrier:
         structlog.contextvars.bind_contextvars(operation=operation.id)
         operation.idle = trio.Event()
         try:
-            await execute.forward(plan, self._context(operation, plan), start, reached=reached)
+            context = self._context(operation, plan)
+            self._on[operation.id] = context.machine
+            await execute.forward(plan, context, start, reached=reached)
             await self._end(operation, plan)
         except errors.Error as error:
             await self._failed(operation, plan, error)
@@ -162,7 +167,8 @@ class Carrier:
                 raise errors.Disconnected(reason="the monitor is lost")
             view = await self._link.machine.observer.look()
         overlays = await execute.in_thread(seeing.overlays, plan)
-        return recovery.decide(plan, recovery.Seen(view, overlays))
+        recorded = await execute.in_thread(seeing.recorded, self._home.store, plan)
+        return recovery.decide(plan, recovery.Seen(view, overlays, recorded))
 
     async def _take_back(
         self, operation: operations.Operation, plan: steps.Plan, error: errors.Error
@@ -183,9 +189,9 @@ class Carrier:
             "result": None if error else dict(plan.result),
             "error": operations.wire_error(error) if error else None,
         }
-        await execute.in_thread(self._home.operations.remember, operation, outcome)
-        await execute.in_thread(self._home.journal.end, self._domain, operation.id)
+        await execute.in_thread(self._close, operation, outcome)
         self._open.pop(operation.id, None)
+        self._on.pop(operation.id, None)
         if error:
             self._log.warning("Operation failed", verb=plan.verb, operation=operation.id, error=str(error))
             operation.failed(error)
@@ -194,9 +200,15 @@ class Carrier:
             operation.done(plan.result)
         self._home.changed(self._domain)
 
+    def _close(self, operation: operations.Operation, outcome: Mapping[str, Any]) -> None:
+        self._home.operations.remember(operation, outcome)
+        self._home.journal.end(self._domain, operation.id)
+
     async def recover(self) -> None:
         """Everything whose outcome is unknown is finished, taken back or followed again; what cannot be says why, in one line."""
         for operation in self.open:
+            if not operation.idle.is_set() and self._on.get(operation.id) is self._link.machine:
+                continue  # nothing is unknown of it; and a pull takes hours
             await operation.idle.wait()
             async with self.turn:
                 if operation.state == "recovering" and operation.plan is not None:

@@ -15,16 +15,22 @@ from qmpsnap import errors
 from qmpsnap.model import chain
 from qmpsnap.plan import steps
 
-#: An overlay of ours as it lies on disk: ``data`` means that clusters are allocated, so somebody has written to it.
-Overlay = Literal["absent", "empty", "data", "foreign"]
+#: An overlay as it lies on disk. Of ours: ``data`` means that clusters are allocated, so somebody has written to it. Of the
+#: user's: ``kept`` or ``touched`` since it was looked at. A touch is taken for a guest's, if QEMU is gone and cannot be asked.
+Overlay = Literal["absent", "empty", "data", "foreign", "kept", "touched"]
 
 
 @attrs.frozen
 class Seen:
-    """What is there now. ``view`` is None when QEMU is proved to be gone; ``overlays`` are the files that the plan makes."""
+    """What is there now. ``view`` is None when QEMU is proved to be gone; ``overlays`` are the files that the plan makes or takes.
+
+    ``recorded`` means that the records name a part of the plan's outcome already: an overlay as the layer to boot, or the
+    snapshot.
+    """
 
     view: chain.View | None
     overlays: Mapping[str, Overlay]
+    recorded: bool = False
 
 
 @attrs.frozen
@@ -52,8 +58,10 @@ def _create(plan: steps.Plan, seen: Seen) -> Decision:
         for target, layer in step.act.overlays.items()
     }
     written = [file for file, state in seen.overlays.items() if state == "data"]
+    if seen.recorded:
+        return _create_recorded(plan, seen)
     if seen.view is None:
-        return _create_off(plan, seen, wanted, written)
+        return _create_off(plan, seen)
     on = {t for t, file in wanted.items() if (d := seen.view.disk(t)) and d.find(file) is not None}
     if on == set(wanted):
         return Decision(plan.commit + 1, "QEMU writes to the overlays")
@@ -65,18 +73,23 @@ def _create(plan: steps.Plan, seen: Seen) -> Decision:
     return Decision(None, "QEMU does not use the overlays, and they are empty")
 
 
-def _create_off(plan: steps.Plan, seen: Seen, wanted: Mapping[str, str], written: list[str]) -> Decision:
-    reused = set(wanted.values()) - set(seen.overlays)
+def _create_recorded(plan: steps.Plan, seen: Seen) -> Decision:
+    """QEMU was seen on the overlays, and the records say so: without them the next boot would find nothing."""
+    if missing := [file for file, state in seen.overlays.items() if state in {"absent", "foreign"}]:
+        reason = f"it is recorded already, but {', '.join(missing)} is missing"
+        raise errors.Undecided(domain=plan.domain, verb=plan.verb, reason=reason)
+    return Decision(plan.commit + 1, "QEMU was on the overlays, and a part of that is recorded")
+
+
+def _create_off(plan: steps.Plan, seen: Seen) -> Decision:
+    written = [file for file, state in seen.overlays.items() if state in {"data", "touched"}]
     missing = [file for file, state in seen.overlays.items() if state in {"absent", "foreign"}]
     if written and missing:
         reason = f"{', '.join(written)} holds data, but {', '.join(missing)} is missing"
         raise errors.Undecided(domain=plan.domain, verb=plan.verb, reason=reason)
     if written:
         return Decision(plan.commit + 1, "QEMU is gone, and had written to the overlays")
-    if reused and not missing:
-        # The user's own overlays: on top of the layers below they are what was asked for, written to or not.
-        return Decision(plan.commit + 1, "QEMU is gone, and the overlays are the user's")
-    return Decision(None, "QEMU is gone, and the overlays are empty")
+    return Decision(None, "QEMU is gone, and had not written to the overlays")
 
 
 def _pull(plan: steps.Plan, seen: Seen) -> Decision:

@@ -120,7 +120,7 @@ def plan(
     name, chosen = choose(view, tree, request, now)
     overlays = [_Overlay.of(n, c, facts[c.file], operation, way) for n, c in enumerate(chosen)]
     _check_files(overlays, request.reuse_external)
-    work = [] if request.reuse_external else [o.make() for o in overlays]
+    work = [o.take() if request.reuse_external else o.make() for o in overlays]
     work.append(steps.Step("sync", steps.SyncFiles(tuple(o.disk.active.file for o in overlays))))
     work += [o.add() for o in overlays if o.blockdev]
     work.append(
@@ -172,6 +172,9 @@ class _Overlay:
         act = steps.MakeOverlay(self.file, self.temp, below.file, below.format, below.size, below.file)
         undo = steps.RemoveOverlay(self.file, self.temp, below.file)
         return steps.Step(f"overlay-{self.disk.target}", act, undo)
+
+    def take(self) -> steps.Step:
+        return steps.Step(f"overlay-{self.disk.target}", steps.TakeOverlay(self.file, self.fact.stamp))
 
     def add(self) -> steps.Step:
         options = self.disk.options

@@ -46,6 +46,20 @@ class RemoveOverlay:
 
 
 @attrs.frozen
+class TakeOverlay:
+    """``file``, an overlay that the user has made, is as it was when it was looked at; nothing is done to it.
+
+    ``stamp`` is how it is told later whether a guest has written to it.
+    """
+
+    file: str
+    stamp: str
+
+    def __str__(self) -> str:
+        return f"take {self.file} as it is"
+
+
+@attrs.frozen
 class SyncFiles:
     """The host's dirty pages of the files are on disk, so that QEMU's flush inside the guest's pause is short."""
 
@@ -185,6 +199,7 @@ class RebaseBack:
 Act = (
     MakeOverlay
     | RemoveOverlay
+    | TakeOverlay
     | SyncFiles
     | Command
     | ExpectActive

@@ -13,10 +13,10 @@ from qmpsnap.plan import pull, recovery, requests, steps
 FILES = ("/o/a", "/o/b")
 
 
-def _create(*, reuse: bool = False) -> steps.Plan:
+def _create() -> steps.Plan:
     layers = {f"vd{'ab'[n]}": chain.Layer(f"n{n}", "qcow2", file, 1) for n, file in enumerate(FILES)}
     make = [steps.Step(f"m{f}", steps.MakeOverlay(f, "t", "/b", "raw", 1, "/b")) for f in FILES]
-    work = [*([] if reuse else make), steps.Step("look", steps.ExpectActive(layers))]
+    work = [*make, steps.Step("look", steps.ExpectActive(layers))]
     return steps.Plan("snapshot-create", "d", tuple(work), len(work) - 1)
 
 
@@ -65,9 +65,32 @@ def test_create(view: chain.View | None, overlays: dict[str, Any], goes_on: bool
         assert decision.from_step == (plan.commit + 1 if goes_on else None)
 
 
-def test_create_on_the_users_own_overlays() -> None:
-    """Overlays that the user made may hold data of his: with QEMU gone they are taken as asked for."""
-    assert recovery.decide(_create(reuse=True), recovery.Seen(None, {})).from_step == 1
+@pytest.mark.parametrize("view", [None, _view(), _view("vda")], ids=["gone", "off-chain", "half-on"])
+def test_create_that_is_recorded(view: chain.View | None) -> None:
+    """Once the overlays are what the next boot uses, empty ones stay too; one that is missing is a person's affair."""
+    plan = _create()
+
+    assert recovery.decide(plan, recovery.Seen(view, EMPTY, recorded=True)).from_step == plan.commit + 1
+    with pytest.raises(errors.Undecided):
+        recovery.decide(plan, recovery.Seen(view, HALF, recorded=True))
+
+
+@pytest.mark.parametrize(
+    ("view", "state", "goes_on"),
+    [
+        (None, "kept", False),
+        (None, "touched", True),
+        (_view(), "kept", False),
+        (_view(), "touched", False),
+        (_view("vda", "vdb"), "kept", True),
+    ],
+)
+def test_create_on_the_users_own_overlays(view: chain.View | None, state: Any, goes_on: bool) -> None:
+    """Where QEMU is gone, only what it has written tells that it was on them; they may hold data of the user's from before."""
+    plan = _create()
+    decision = recovery.decide(plan, recovery.Seen(view, dict.fromkeys(FILES, state)))
+
+    assert decision.from_step == (plan.commit + 1 if goes_on else None)
 
 
 def _pull() -> steps.Plan:
