@@ -79,27 +79,48 @@ class Client:
         except Lost as e:
             if method == "GET":
                 raise
-            unknown = "whether the request was carried out is unknown: look before you repeat it"
-            raise Lost(*e.lines, unknown, status=2) from e
+            raise _undecided(e) from e
         return _decode(data) if data else Document()
 
     def text(self, target: str) -> str:
         return self._exchange("GET", target, None).decode("utf-8", "replace")
+
+    def change(self, method: str, target: str, body: dict[str, object] | None = None) -> Iterator[Document]:
+        """A request that becomes an operation: its states as they come, in the answer itself.
+
+        Raises Lost when the daemon goes away; before the first state nobody can say whether the request was carried out.
+        """
+        heard = False
+        try:
+            for operation in self._stream(method, target, body, None):
+                heard = True
+                yield operation
+        except Lost as e:
+            raise e if heard else _undecided(e) from e
 
     def events(self, target: str, deadline: float | None = None) -> Iterator[Document]:
         """Server-sent events as they come, until the daemon ends the stream.
 
         Raises DeadlinePassed when the monotonic clock reaches ``deadline`` first.
         """
+        yield from self._stream("GET", target, None, deadline)
+
+    def _stream(
+        self, method: str, target: str, body: dict[str, object] | None, deadline: float | None
+    ) -> Iterator[Document]:
+        data = None if body is None else _encoded(json.dumps(body, ensure_ascii=False))
         with self._connect() as sock:
             stream = Stream(sock, deadline)
-            send(sock, "GET", target, None)
+            send(sock, method, target, data, accept="text/event-stream")
             # Between two changes of an operation hours may pass; a daemon that dies ends the stream.
             sock.settimeout(None)
             status, headers = stream.head()
             if status >= 400:
                 raise _error(status, b"".join(stream.body(headers)))
-            for data in server_sent(stream.body(headers)):
+            pieces = stream.body(headers)
+            # A daemon that has nothing to tell bit by bit answers with the one state there is.
+            streamed = headers.get("content-type", "").startswith("text/event-stream")
+            for data in server_sent(pieces) if streamed else [b"".join(pieces)]:
                 yield _decode(data)
 
     def _exchange(self, method: str, target: str, body: dict[str, object] | None) -> bytes:
@@ -122,6 +143,11 @@ class Client:
             sock.close()
             raise _unreachable(self.path, e) from e
         return sock
+
+
+def _undecided(lost: Lost) -> Lost:
+    unknown = "whether the request was carried out is unknown: look before you repeat it"
+    return Lost(*lost.lines, unknown, status=2)
 
 
 def _encoded(text: str) -> bytes:

@@ -98,8 +98,18 @@ def _sleep(pause: float, deadline: float | None) -> None:
     time.sleep(pause)
 
 
-def finish(client: Client, operation: Document) -> Document:
-    """The operation when it is done; raises the daemon's error when it failed."""
+def change(client: Client, method: str, target: str, body: dict[str, object] | None = None) -> Document:
+    """Asks for a change and waits for its end: the operation when it is done; raises the daemon's error when it failed."""
+    operation: Document | None = None
+    try:
+        for operation in client.change(method, target, body):
+            if is_over(operation):
+                break
+    except Lost:
+        if operation is None:
+            raise
+    if operation is None:
+        raise Lost("the daemon answered without an operation", status=2)
     operation = follow(client, operation)
     if operation["state"] != "done":
         raise failure(operation)

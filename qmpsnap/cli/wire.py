@@ -105,8 +105,10 @@ def server_sent(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 data = []
 
 
-def send(sock: socket.socket, method: str, target: str, body: bytes | None) -> None:
-    head = f"{method} {target} HTTP/1.1\r\nHost: qmpsnap\r\nConnection: close\r\n"
+def send(
+    sock: socket.socket, method: str, target: str, body: bytes | None, accept: str = "application/json"
+) -> None:
+    head = f"{method} {target} HTTP/1.1\r\nHost: qmpsnap\r\nAccept: {accept}\r\nConnection: close\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     elif method != "GET":

@@ -170,6 +170,8 @@ class Api:
         return await self._watch(request, operation, 202)
 
     async def _watch(self, request: Request, operation: operations.Operation, status: int) -> Response:
+        if operation.error is None and "text/event-stream" in request.headers.get("accept", ""):
+            return Stream(_changes(operation), media_type="text/event-stream")
         if _flag(request, "wait"):
             await operation.wait_ended()
             status = 200

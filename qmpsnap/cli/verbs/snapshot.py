@@ -5,7 +5,7 @@ from __future__ import annotations
 from qmpsnap.cli import render
 from qmpsnap.cli.client import Document
 from qmpsnap.cli.failure import Answered, Failure
-from qmpsnap.cli.follow import finish
+from qmpsnap.cli.follow import change
 from qmpsnap.cli.session import NO_CURRENT
 
 TYPE_CHECKING = False
@@ -88,9 +88,7 @@ def current(session: Session) -> None:
 
 
 def _make_current(session: Session, name: str) -> None:
-    operation = finish(
-        session.client, session.client.send("PUT", f"{session.domain()}/current", {"name": name})
-    )
+    operation = change(session.client, "PUT", f"{session.domain()}/current", {"name": name})
     if session.json:
         session.show(operation)
     session.extra(f"Snapshot {render.printable(name)} set as current")
@@ -126,7 +124,7 @@ def delete(session: Session) -> None:
 
 def _deleted(session: Session, name: str, target: str) -> Document:
     try:
-        return finish(session.client, session.client.send("DELETE", target))
+        return change(session.client, "DELETE", target)
     except Answered as e:
         if e.code in ("no-domain", "no-snapshot"):
             raise

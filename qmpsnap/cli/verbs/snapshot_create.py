@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qmpsnap.cli import render
 from qmpsnap.cli.failure import Failure
-from qmpsnap.cli.follow import finish
+from qmpsnap.cli.follow import change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def create_as(session: Session) -> None:
     }
     if name is not None:
         body["name"] = name
-    operation = finish(session.client, session.client.send("POST", f"{session.domain()}/snapshots", body))
+    operation = change(session.client, "POST", f"{session.domain()}/snapshots", body)
     if session.json:
         session.show(operation)
     elif args.given("dry-run"):
