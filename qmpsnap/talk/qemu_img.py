@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -79,8 +80,13 @@ def make_overlay(file: str, temp: str, backing: str, backing_format: str, size: 
 
 
 def _write(fd: int, layout: qcow2.Layout) -> None:
-    # The zeroes have their blocks, too: that the disk is full is to be found out now, not by the guest's first write.
-    os.posix_fallocate(fd, 0, layout.length)
+    try:
+        # The zeroes have their blocks, too: that the disk is full is to be found out now, not by the guest's first write.
+        os.posix_fallocate(fd, 0, layout.length)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system without it
+            raise
+        os.ftruncate(fd, layout.length)
     with open(fd, "wb", closefd=False) as image:
         for offset, part in layout.parts:
             image.seek(offset)
