@@ -222,6 +222,8 @@ async def _await_job(act: steps.AwaitJob, machine: Machine, progress: Callable[[
             view = await machine.observer.look()
             machine.tracker.fold(view.jobs)
             progress(*_progress(view.jobs, act.job))
+    if job.ended:
+        machine.tracker.forget(act.job)
     if act.until == "pending" and job.ended:
         raise errors.JobFailed(reason=job.error or f"job {act.job} ended early, and QEMU did not say why")
     if job.error:
@@ -242,6 +244,7 @@ async def _cancel(act: steps.CancelJob, machine: Machine) -> None:
     # job-cancel, never block-job-cancel: that ends a ready job as a success without pivot (facts/qemu.md 25).
     await _command(steps.Command("job-cancel", {"id": act.job}, absent_ok=True), machine)
     await machine.tracker.wait(act.job, lambda job: job.ended)
+    machine.tracker.forget(act.job)
 
 
 async def _settle(act: steps.Settle, machine: Machine) -> None:

@@ -44,12 +44,6 @@ class NoSnapshot(Refused):
     http = 404
 
 
-class NoCurrentSnapshot(Refused):
-    msg = "domain '{self.domain}' has no current snapshot"
-    code = "no-current-snapshot"
-    http = 404
-
-
 class SnapshotExists(Refused):
     msg = "operation failed: domain moment {self.name} already exists"
     code = "snapshot-exists"
