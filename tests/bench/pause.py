@@ -57,7 +57,9 @@ def _rounds(rig: Rig, server: daemon.Daemon, disks: int, *names: str) -> timing.
             "absolute": lambda: _raw(machine).absolute(),
             "none": lambda: time.sleep(_ALONE),
         }
-        return timing.interleave(rig.times(6), [_watched(machine, name, acts[name]) for name in names])
+        samples = timing.interleave(rig.times(6), [_watched(machine, name, acts[name]) for name in names])
+        ours.leave()
+        return samples
 
 
 def _raw(machine: guest.Guest) -> sides.Raw:

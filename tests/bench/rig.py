@@ -78,7 +78,9 @@ class Scene:
 
     def ours(self, tops: list[Path], server: daemon.Daemon | None = None) -> sides.Ours:
         """A machine of these disks as a domain of ours."""
-        return sides.Ours(server or self.rig.daemon, self.machine(tops))
+        found = sides.Ours(server or self.rig.daemon, self.machine(tops))
+        self._stack.callback(found.leave)
+        return found
 
     def domain(self, tops: list[Path]) -> libvirt.Domain | None:
         """A machine of these disks as a domain of libvirt's, where there is one."""

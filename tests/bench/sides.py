@@ -181,6 +181,15 @@ class Ours:
         assert answer.status == 201, answer
         server.ready(self.name)
 
+    def leave(self) -> None:
+        """The daemon forgets the domain: one whose machine is gone would be looked for while others are measured."""
+        domain = f"/domains/{self.name}"
+        for snapshot in self.server.get(f"{domain}/snapshots")["snapshots"]:
+            if snapshot["parent"] is None:
+                path = f"{domain}/snapshots/{snapshot['name']}?metadata=true&children=true&wait=true"
+                assert self.server.api("DELETE", path).status == 200
+        assert self.server.api("DELETE", domain).status == 204
+
     def operation(self, path: str, body: object) -> float:
         """The seconds that the daemon worked for one request."""
         answer = self.server.api("POST", f"/domains/{self.name}{path}?wait=true", body)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +36,7 @@ def until(true: Callable[[], bool], what: Callable[[], str], seconds: float = PA
     while not true():
         if time.monotonic() > deadline:
             raise TooLate(f"not within {seconds:g} s: {what()}")
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 class Child:
@@ -172,7 +172,7 @@ class Daemon:
         env = {"QMPSNAP_ROOT": str(self.root), "QMPSNAP_CRASH": crash, "QMPSNAP_QEMU_IMG": tool("qemu-img")}
         if log_points:
             env["QMPSNAP_CRASH_LOG"] = str(self.points)
-        self._child = self._zygote.start("daemon", ["--log-level", "debug"], self._log, env)
+        self._child = self._zygote.start("daemon", [], self._log, env)
         until(self._answers, lambda: f"the daemon does not serve: {self.log()}")
 
     def _answers(self) -> bool:
@@ -203,16 +203,6 @@ class Daemon:
         return found
 
     def log(self, lines: int = 25) -> str:
-        """The end of the log, without the wire."""
+        """The end of the log."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        kept = [line for line in text.splitlines() if "level=debug" not in line or "Step done" in line]
-        return "\n".join(kept[-lines:])
-
-
-@contextlib.contextmanager
-def closing(*children: Child | Daemon) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for child in children:
-            child.kill() if isinstance(child, Daemon) else child.close()
+        return "\n".join(text.splitlines()[-lines:])

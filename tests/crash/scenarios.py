@@ -188,10 +188,10 @@ _FEW = (Fault.DAEMON, Fault.BOTH, Fault.QEMU_WRITTEN)
 
 ALL = (
     Scenario("create-one-disk", _create_one, _TRANSACTION, _FEW, reusable=False),
-    Scenario("create-two-disks", lambda w: _create(w), _TRANSACTION, reusable=False),
+    Scenario("create-two-disks", lambda w: _create(w), _TRANSACTION),
     Scenario("create-next", _create_next, _TRANSACTION, _FEW),
     Scenario("create-reuse-external", _create_reuse, _TRANSACTION, (*_FEW, Fault.BOTH_WRITTEN)),
-    Scenario("pull-all", lambda w: _pull(w, "vda", 0, None, by_path=False), _STARTED),
+    Scenario("pull-all", lambda w: _pull(w, "vda", 0, None, by_path=False), _STARTED, _FEW),
     Scenario("pull-base", lambda w: _pull(w, "vdb", 0, 2, by_path=False), _STARTED),
     Scenario("pull-middle", lambda w: _pull(w, "vda", 1, None, by_path=True), _STARTED, _FEW),
     Scenario("current", _current, f"snapshot-current/{_RECORD}", _FEW),

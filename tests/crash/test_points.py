@@ -18,7 +18,7 @@ pytestmark = requires.requires_qemu
 WORKERS = 4
 
 #: Rounds in one world: chains and snapshots grow, and with them what has to be compared.
-ROUNDS = 6
+ROUNDS = 8
 
 MakeWorld = Callable[[], world.World]
 
