@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import attrs
 
 from qmpsnap import errors
-from qmpsnap.model import xmltree
+from qmpsnap.model import names, xmltree
 
 _NS = xmltree.NAMESPACE
 
@@ -95,7 +95,7 @@ def element(domain: RecordedDomain) -> ET.Element:
 
 
 def _disk(devices: ET.Element, disk: RecordedDisk) -> None:
-    block = disk.file.startswith("/dev/")
+    block = names.is_device(disk.file)
     node = xmltree.add(devices, "disk", type="block" if block else "file", device=disk.device)
     if disk.format:
         xmltree.add(node, "driver", name="qemu", type=disk.format)

@@ -57,6 +57,11 @@ def overlay_file(image: str, snapshot: str) -> str:
     return f"{folder}/{stem if dot and stem else file}.{snapshot}"
 
 
+def is_device(path: str) -> bool:
+    """Whether the path is a device's by its place: /dev holds nothing else but the files of /dev/shm."""
+    return path.startswith("/dev/") and not path.startswith("/dev/shm/")
+
+
 def sort_key(name: str) -> tuple[bytes, bytes]:
     """virsh's order: by byte, ASCII case ignored (facts/libvirt.md 1.2); ties, which virsh leaves open, by byte."""
     raw = name.encode(errors="surrogateescape")

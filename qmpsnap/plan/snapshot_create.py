@@ -94,7 +94,7 @@ def _choice(disk: chain.Disk, spec: requests.DiskSpec, name: str, view: chain.Vi
         raise errors.DiskBusy(target=disk.target)
     if len(disk.chain) >= DEEPEST:
         raise errors.ChainTooDeep(target=disk.target, limit=DEEPEST)
-    if not spec.file and disk.active.file.startswith("/dev/"):
+    if not spec.file and names.is_device(disk.active.file):
         raise errors.CannotCreate(
             file=disk.active.file,
             reason=f"no file beside a block device; name one with --diskspec {disk.target},file=FILE",

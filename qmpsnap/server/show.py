@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qmpsnap import errors
-from qmpsnap.model import chain, domain_xml, snapshot
+from qmpsnap.model import chain, domain_xml, names, snapshot
 from qmpsnap.own import domain, operations
 from qmpsnap.talk import qemu_img
 
@@ -117,7 +117,7 @@ def _disk(target: str, bus: str, device: str, source: str, form: str) -> Json:
         "target": target,
         "bus": bus,
         "device": device,
-        "type": "block" if source.startswith("/dev/") else "file",
+        "type": "block" if names.is_device(source) else "file",
         "source": source or None,
         "format": form,
         "allocation": allocation,

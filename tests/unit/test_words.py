@@ -72,6 +72,13 @@ def test_overlay_is_named_as_libvirt_names_it(image: str, overlay: str) -> None:
     assert names.overlay_file(image, "s1") == overlay
 
 
+def test_devices_are_told_by_their_place() -> None:
+    """An image in /dev/shm is a file."""
+    assert names.is_device("/dev/vg/lv")
+    assert not names.is_device("/dev/shm/daisy.qcow2")
+    assert not names.is_device("/devices/x")
+
+
 DEFINITION = 'memory = "1G"\n[[disk]]\ntarget = "vda"\nfile = "/i/a.qcow2"\nformat = "qcow2"\n'
 
 
