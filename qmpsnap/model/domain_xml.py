@@ -18,12 +18,16 @@ from qmpsnap.model import names, xmltree
 _NS = xmltree.NAMESPACE
 
 
+FORMER = 15
+
+
 @attrs.frozen
 class RecordedDisk:
     """A disk as last seen: ``file`` is the active layer, ``qdev`` is how the target is found again in a running QEMU.
 
     ``was`` are its former active layers: a command line or definition that still names one of them means this disk, also after a
-    pull has taken the image out of the chain and its snapshot is forgotten.
+    pull has taken the image out of the chain and its snapshot is forgotten. The first stays, because that is what people write
+    down, and the newest ``FORMER``: the file does not grow with the depth of the chain.
     """
 
     target: str
@@ -36,12 +40,10 @@ class RecordedDisk:
 
     def on(self, file: str, form: str) -> RecordedDisk:
         """The disk with another active layer."""
-        was = (
-            self.was
-            if file == self.file or not self.file
-            else (*(w for w in self.was if w != file), self.file)
-        )
-        return attrs.evolve(self, file=file, format=form, was=was)
+        was = self.was
+        if file != self.file and self.file:
+            was = (*(former for former in was if former != file), self.file)
+        return attrs.evolve(self, file=file, format=form, was=(*was[:1], *was[1:][-FORMER:]))
 
 
 @attrs.frozen

@@ -18,6 +18,17 @@ def test_former_layers_stay_known() -> None:
     assert disk.was == ("/i/base", "/i/s2")
 
 
+def test_the_first_and_the_newest_stay() -> None:
+    """The record does not grow with the depth of the chain."""
+    disk = DISK
+    for n in range(100):
+        disk = disk.on(f"/i/s{n}", "qcow2")
+
+    assert disk.was[:2] == ("/i/base", f"/i/s{99 - domain_xml.FORMER}")
+    assert disk.was[-1] == "/i/s98"
+    assert len(disk.was) == 1 + domain_xml.FORMER
+
+
 def test_the_file_reads_back() -> None:
     """A domain with an attached monitor, several layers and odd names survives its file."""
     domain = DOMAIN.on({"vda": ("/i/a <&\"'> b,c", "qcow2")})
