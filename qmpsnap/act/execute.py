@@ -169,14 +169,14 @@ async def _act_in_qemu(act: steps.Act, machine: Machine, progress: Callable[[int
         case steps.Settle():
             await _settle(act, machine)
         case steps.ExpectBacking():
-            view = await machine.observer.look()
+            view = await machine.observer.look_at_blocks()
             if (found := recovery.below(view, act.file)) != act.base:
                 raise errors.Unexpected(
                     reason=f"{act.file} has {found or 'nothing'} below it, not {act.base or 'nothing'}"
                 )
         case steps.DropNodes():
             # Those that snapshot-sync made have gone by themselves (facts/qemu.md 18).
-            view = await machine.observer.look()
+            view = await machine.observer.look_at_blocks()
             for node in act.nodes:
                 if node in view.nodes:
                     await _command(
@@ -200,9 +200,9 @@ async def _present(arguments: Mapping[str, Any], machine: Machine) -> bool:
 
 
 async def _expect_active(act: steps.ExpectActive, machine: Machine) -> None:
-    disks = {disk.target: disk for disk in await machine.observer.disks(act.overlays)}
+    view = await machine.observer.look_at_blocks(act.overlays)
     for target, layer in act.overlays.items():
-        disk = disks.get(target)
+        disk = view.disk(target)
         if disk is None or not disk.chain or disk.active.file != layer.file:
             # The reply can be success and the overlay gone again, where no device uses the node (facts/qemu.md 9).
             raise errors.Unexpected(reason=f"{target} does not write to {layer.file}")
@@ -248,7 +248,7 @@ async def _cancel(act: steps.CancelJob, machine: Machine) -> None:
 
 
 async def _settle(act: steps.Settle, machine: Machine) -> None:
-    view = await machine.observer.look()
+    view = await machine.observer.look_at_blocks()
     found = view.by_image(act.file)
     if found is None:
         raise errors.Unexpected(reason=f"no disk has {act.file}")
