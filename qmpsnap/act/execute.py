@@ -208,6 +208,14 @@ async def _expect_active(act: steps.ExpectActive, machine: Machine) -> None:
             raise errors.Unexpected(reason=f"{target} does not write to {layer.file}")
 
 
+async def look_at_jobs(machine: Machine) -> chain.View:
+    """A look whose jobs are folded into the tracker."""
+    before = machine.tracker.acknowledged
+    view = await machine.observer.look()
+    machine.tracker.fold(view.jobs, before)
+    return view
+
+
 async def _await_job(act: steps.AwaitJob, machine: Machine, progress: Callable[[int, int], None]) -> None:
     machine.tracker.started(act.job)
 
@@ -219,8 +227,7 @@ async def _await_job(act: steps.AwaitJob, machine: Machine, progress: Callable[[
         with trio.move_on_after(_PROGRESS_EVERY):
             job = await machine.tracker.wait(act.job, until)
         if job is None:
-            view = await machine.observer.look()
-            machine.tracker.fold(view.jobs)
+            view = await look_at_jobs(machine)
             progress(*_progress(view.jobs, act.job))
     if job.ended:
         machine.tracker.forget(act.job)
@@ -236,11 +243,11 @@ def _progress(seen: Sequence[chain.Job], name: str) -> tuple[int, int]:
 
 
 async def _cancel(act: steps.CancelJob, machine: Machine) -> None:
-    view = await machine.observer.look()
-    if not any(job.id == act.job for job in view.jobs):
-        return
     machine.tracker.started(act.job)
-    machine.tracker.fold(view.jobs)
+    view = await look_at_jobs(machine)
+    if not any(job.id == act.job for job in view.jobs):
+        machine.tracker.forget(act.job)
+        return
     # job-cancel, never block-job-cancel: that ends a ready job as a success without pivot (facts/qemu.md 25).
     await _command(steps.Command("job-cancel", {"id": act.job}, absent_ok=True), machine)
     await machine.tracker.wait(act.job, lambda job: job.ended)

@@ -46,13 +46,23 @@ class Tracker:
             reason = data.get("error", "Operation canceled" if event.name == "BLOCK_JOB_CANCELLED" else "")
             self._put(self._jobs[data["device"]].progressed(data["offset"], data["len"]).failed(reason))
 
-    def fold(self, seen: Iterable[chain.Job]) -> None:
-        """Folds in what a query showed: the truth, where an event was missed."""
+    @property
+    def acknowledged(self) -> frozenset[str]:
+        """Jobs that QEMU has and that have not ended, as far as we know: to be asked for before a look is sent, for ``fold``."""
+        return frozenset(n for n, job in self._jobs.items() if job.status != "undefined" and not job.ended)
+
+    def fold(self, seen: Iterable[chain.Job], before: frozenset[str]) -> None:
+        """Folds in what a look showed: the truth where an event was missed, but of the moment when QEMU answered.
+
+        ``before`` are the jobs acknowledged before the look was sent: only their absence means an end. A status that an event
+        has overtaken meanwhile is left out.
+        """
         found = {job.id: job for job in seen}
         for name, tracked in list(self._jobs.items()):
             if job := found.get(name):
-                self._put(tracked.after(job.status).progressed(job.current, job.total).failed(job.error))
-            elif tracked.status != "undefined" and not tracked.ended:
+                if tracked.may_become(job.status):
+                    self._put(tracked.after(job.status).progressed(job.current, job.total).failed(job.error))
+            elif name in before and not tracked.ended:
                 self._put(tracked.after("vanished"))
 
     def _put(self, job: jobs.Tracked) -> None:

@@ -90,6 +90,10 @@ class Tracked:
             raise Impossible(job=self.id, status=self.status, event=status)
         return attrs.evolve(self, status=status)
 
+    def may_become(self, status: str) -> bool:
+        """Whether ``after`` takes the status: a look that an event has overtaken shows one that it does not."""
+        return status == self.status or status in TABLE[self.status]
+
     def progressed(self, current: int, total: int) -> Tracked:
         return attrs.evolve(self, current=current, total=total)
 

@@ -168,7 +168,7 @@ class Link:
             if machine.link.closed:
                 return
             channel = machine.link.events()
-            machine.tracker.fold((await machine.observer.look()).jobs)
+            await execute.look_at_jobs(machine)
 
     async def _route(self, event: wire.Event, machine: execute.Machine) -> None:
         machine.tracker.feed(event)
