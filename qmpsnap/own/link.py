@@ -204,8 +204,14 @@ class Link:
     def prove_off(self) -> bool:
         """Blocking. Whether no QEMU runs: no process that we knew is alive, and nobody has one of its images open for writing.
 
-        ``off`` says the same until a monitor answers again.
+        An image that we may not read proves nothing. ``off`` says the same until a monitor answers again.
         """
         alive = self.process is not None and self.process.alive
-        self.off = not alive and not any(files.opened_for_writing(image) for image in self._owner.images())
+        try:
+            self.off = not alive and not any(
+                files.opened_for_writing(image) for image in self._owner.images()
+            )
+        except errors.FileFailed as error:
+            _log.warning("Cannot tell whether QEMU is off", domain=self.domain, error=str(error))
+            self.off = False
         return self.off
