@@ -129,19 +129,22 @@ class Carrier:
         except errors.Error as error:
             await self._failed(operation, plan, error)
         finally:
+            if operation.state == "running":
+                operation.recovering()  # nobody carries it any more: it was cancelled, or a bug has struck
             operation.idle.set()
             if not told:
                 task_status.started()
 
     async def _failed(self, operation: operations.Operation, plan: steps.Plan, error: errors.Error) -> None:
-        """Before the commit point everything is taken back; after it the rest waits for recovery, and whoever waits is told."""
+        """Up to the commit point everything is taken back, a job that goes on as well; after it the rest waits for recovery, and
+        whoever waits is told."""
         if isinstance(error, errors.Disconnected):
             self._log.warning("Outcome unknown", verb=plan.verb, error=str(error))
             operation.recovering()
             return
         try:
             decision = await self._decide(plan)
-            if decision.from_step is None:
+            if decision.from_step is None or decision.from_step <= plan.commit:
                 await self._take_back(operation, plan, error)
                 return
         except errors.Disconnected:
@@ -201,11 +204,31 @@ class Carrier:
         self._home.changed(self._domain)
 
     def _close(self, operation: operations.Operation, outcome: Mapping[str, Any]) -> None:
-        self._home.operations.remember(operation, outcome)
+        try:
+            self._home.operations.remember(operation, outcome)
+        except (
+            OSError
+        ) as error:  # whoever waits through a restart will not be told; the operation itself is as it is
+            self._log.warning("Outcome not remembered", operation=operation.id, error=str(error))
         self._home.journal.end(self._domain, operation.id)
 
     async def recover(self) -> None:
-        """Everything whose outcome is unknown is finished, taken back or followed again; what cannot be says why, in one line."""
+        """Everything whose outcome is unknown is finished, taken back or followed again; what cannot be says why, in one line.
+
+        Whoever calls may be cancelled, with the link that was lost again: the work is not, it belongs to the domain.
+        """
+        assert self.nursery is not None
+        settled = trio.Event()
+        self.nursery.start_soon(self._recover, settled)
+        await settled.wait()
+
+    async def _recover(self, settled: trio.Event) -> None:
+        try:
+            await self._recover_all()
+        finally:
+            settled.set()
+
+    async def _recover_all(self) -> None:
         for operation in self.open:
             if not operation.idle.is_set() and self._on.get(operation.id) is self._link.machine:
                 continue  # nothing is unknown of it; and a pull takes hours

@@ -12,7 +12,7 @@ import pytest
 from tests import requires
 from tests.conftest import StartMachine
 from tests.lab import qemu
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import Daemon, StartDaemon
 from tests.lab.images import KIB, MIB
 from tests.qemu.pair import GUESTS, Pair
 
@@ -345,3 +345,22 @@ def test_qemu_ends_in_the_middle(pair: Pair) -> None:
     top = pair.directory / "a.s2"
     assert qemu.chain(top) == [top, pair.directory / "a.s1", pair.directory / "a.qcow2"]
     assert qemu.read_ok(top, 1, 4 * MIB, 4 * MIB)
+
+
+def test_a_proof_that_fails_takes_the_pull_back(
+    daemons: StartDaemon, machine: StartMachine, short_dir: Path, name: str
+) -> None:
+    """Before its commit point a pull that cannot go on is cancelled: no job is left, and the chain is as it was."""
+    broken = short_dir / "qemu-img"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = map ] && { echo "qemu-img: no map today" >&2; exit 1; }\nexec qemu-img "$@"\n'
+    )
+    broken.chmod(0o755)
+    daemon = daemons(env={"QMPSNAP_QEMU_IMG": str(broken)})
+    pair = filled(Pair(daemon, machine, short_dir, name))
+
+    assert "no map today" in daemon.refused("blockpull", name, "vda", "--wait")
+    assert pair.chain() == ["a.s2", "a.s1", "a.qcow2"]
+    assert pair.vm.qmp("query-jobs") == []
+    assert daemon.get(f"/domains/{name}")["operations"] == []
+    expect_contents(pair)
