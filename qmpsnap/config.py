@@ -23,8 +23,8 @@ class Settings:
     """``qmpsnap.toml``."""
 
     # How an overlay comes into QEMU. "auto": blockdev-snapshot-sync onto a file made before, and blockdev-add only for disks
-    # that would lose an option by it. "blockdev": always opened before the transaction; with 8 disks the guest's pause is
-    # 12 ms instead of 17 (facts/qemu.md 11), and the nodes must be deleted by us after a pull.
+    # that would lose an option by it. "blockdev": always opened before the transaction, which opens nothing then; with 8
+    # disks the longest write was 15 ms instead of 20 in one run of tests/bench, within its noise. We close the nodes after a pull.
     overlay: OverlayWay = "auto"
     # Group that may use the read-write socket; empty: only the daemon's own user.
     group: str = ""

@@ -281,5 +281,6 @@ def _rebase_back(act: steps.RebaseBack) -> None:
     """Nothing is done where the header is right already, or where the layer below is no longer there to be named."""
     if not os.path.exists(act.backing):
         return
-    if qemu_img.info(act.file).get("full-backing-filename") != act.backing:
+    named = str(qemu_img.info(act.file).get("full-backing-filename", ""))
+    if os.path.realpath(named) != os.path.realpath(act.backing):  # it may name the same image in another way
         qemu_img.rebase(act.file, act.backing, act.backing_format)

@@ -7,18 +7,21 @@ changed in a way that is not ours does it ask for everything (75 ms at depth 200
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import trio
 
 from qmpsnap import errors
-from qmpsnap.model import chain, names, observe
+from qmpsnap.model import chain, domain_xml, names, observe
 from qmpsnap.talk import monitor, process
 
 #: What query-migrate says when no migration is under way.
 _AT_REST = frozenset({"", "none", "completed", "failed", "cancelled"})
+
+# Two queries are not one: a pair between which somebody else changed a chain is taken again.
+_LOOKS = 5
 
 #: The cheap look, in this order.
 _CHEAP = (
@@ -30,9 +33,11 @@ _CHEAP = (
 
 
 class Observer:
-    """Looks at one QEMU over one monitor; ``known`` gives the recorded targets by qdev."""
+    """Looks at one QEMU over one monitor; ``known`` gives the recorded disks."""
 
-    def __init__(self, domain: str, link: monitor.Monitor, known: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, domain: str, link: monitor.Monitor, known: Callable[[], Sequence[domain_xml.RecordedDisk]]
+    ) -> None:
         self._domain = domain
         self._link = link
         self._known = known
@@ -102,12 +107,16 @@ class Observer:
         return True
 
     async def _everything(self) -> tuple[chain.Disk, ...]:
-        block = await self._link.execute("query-block")
-        stats = await self._link.execute("query-blockstats")
+        for _attempt in range(_LOOKS):
+            block, stats = await self._link.execute_all("query-block", "query-blockstats")
+            if observe.consistent(block, stats):
+                break
+        else:
+            raise errors.Unexpected(reason="query-block and query-blockstats go on showing different chains")
         for qdev in observe.plugged(block):
             if qdev not in self._devices:
                 self._devices[qdev] = await self._device(qdev)
-        known = dict(self._known())
+        known = tuple(self._known())
         # In a thread: resolving links of file names may wait for storage.
         return await trio.to_thread.run_sync(
             observe.disks,

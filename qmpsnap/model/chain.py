@@ -129,12 +129,14 @@ class FileFact:
     size: int = 0
 
 
-def targets(known: Mapping[str, str], devices: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """A target for each device (qdev, bus), stable over time: recorded ones stay, an id that is a target is one, others get the
-    next free letter of their bus in the order of the machine."""
+def targets(
+    known: Mapping[str, str], devices: Iterable[tuple[str, str]], reserved: Iterable[str] = ()
+) -> dict[str, str]:
+    """A target for each device (qdev, bus), stable over time: known ones stay, an id that is a target is one, others get the
+    next letter of their bus, in the order of the machine, that is neither taken nor ``reserved`` for a disk that is not there."""
     devices = list(devices)
     chosen: dict[str, str] = {}
-    taken = {known[qdev] for qdev, _bus in devices if qdev in known}
+    taken = {known[qdev] for qdev, _bus in devices if qdev in known} | set(reserved)
     for qdev, bus in devices:
         own = _device_id(qdev)
         if qdev in known:

@@ -7,7 +7,7 @@ under our namespace, which libvirt keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 import attrs
@@ -64,17 +64,35 @@ class RecordedDomain:
     def disk(self, target: str) -> RecordedDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
-    @property
-    def targets(self) -> dict[str, str]:
-        """Recorded targets by qdev."""
-        return {disk.qdev: disk.target for disk in self.disks if disk.qdev}
-
     def on(self, active: Mapping[str, tuple[str, str]]) -> RecordedDomain:
         """The domain with other active layers: target to file and format."""
         return attrs.evolve(
             self,
             disks=tuple(d.on(*active[d.target]) if d.target in active else d for d in self.disks),
         )
+
+
+def identify(recorded: Iterable[RecordedDisk], seen: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
+    """Targets by qdev of the disks that are seen (qdev, images active layer first) and known.
+
+    A disk is told by its image: by the recorded layer anywhere in its chain, else by a former layer that it runs on. Only then by
+    its qdev, because without an id that is a place on a bus, which the next disk takes when one is left out (facts/qemu.md 19).
+    """
+    known, seen = list(recorded), list(seen)
+    ways: tuple[Callable[[RecordedDisk, str, Sequence[str]], bool], ...] = (
+        lambda disk, _qdev, images: bool(disk.file) and disk.file in images,
+        lambda disk, _qdev, images: bool(images) and images[0] in disk.was,
+        lambda disk, qdev, _images: bool(disk.qdev) and disk.qdev == qdev,
+    )
+    found: dict[str, str] = {}
+    for is_it in ways:
+        for qdev, images in seen:
+            if qdev not in found:
+                free = (disk for disk in known if disk.target not in found.values())
+                match = next((disk for disk in free if is_it(disk, qdev, images)), None)
+                if match is not None:
+                    found[qdev] = match.target
+    return found
 
 
 def element(domain: RecordedDomain) -> ET.Element:

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from qmpsnap.model import chain, command_line
+from qmpsnap.model import chain, command_line, domain_xml
 
 Reply = Mapping[str, Any]
 
@@ -135,21 +135,42 @@ def disks(
     block: Sequence[Reply],
     stats: Sequence[Reply],
     devices: Mapping[str, Device],
-    known: Mapping[str, str],
+    known: Sequence[domain_xml.RecordedDisk],
     command: Sequence[str],
     canonical: Callable[[str], str],
 ) -> tuple[chain.Disk, ...]:
     """The guest's disks, in the order of the machine.
 
-    ``known`` are recorded targets by qdev; ``command`` is QEMU's command line ([] where it cannot be read); ``canonical`` makes
+    ``known`` are the recorded disks, there or not;
+    ``command`` is QEMU's command line ([] where it cannot be read); ``canonical`` makes
     a file name of QEMU's absolute, as seen by this host, or "" where there is no such file.
     """
     by_qdev = {s["qdev"]: s for s in stats if s.get("qdev")}
     rows = {b["qdev"]: b for b in block if b.get("qdev") in devices and devices[b["qdev"]].type in _DEVICE}
-    names = chain.targets(known, [(qdev, _bus(devices[qdev])) for qdev in rows])
-    return tuple(
-        _disk(names[q], row, by_qdev.get(q, {}), devices[q], command, canonical) for q, row in rows.items()
+    found = [_disk(row, by_qdev.get(q, {}), devices[q], command, canonical) for q, row in rows.items()]
+    told = domain_xml.identify(known, [(d.qdev, [layer.file for layer in d.chain]) for d in found])
+    names = chain.targets(
+        told, [(d.qdev, d.bus) for d in found], (d.target for d in known if d.device == "disk")
     )
+    return tuple(attrs.evolve(disk, target=names[disk.qdev]) for disk in found)
+
+
+def consistent(block: Iterable[Reply], stats: Iterable[Reply]) -> bool:
+    """Both replies show the same chains: somebody else may have changed one between the two queries."""
+    by_qdev = {s["qdev"]: s for s in stats if s.get("qdev")}
+    return all(
+        b["inserted"]["node-name"] == by_qdev.get(b["qdev"], {}).get("node-name")
+        and _depth(b["inserted"]["image"], "backing-image") == _depth(by_qdev[b["qdev"]], "backing")
+        for b in block
+        if b.get("qdev") and b.get("inserted")
+    )
+
+
+def _depth(reply: Reply, below: str) -> int:
+    depth, at = 0, reply.get(below)
+    while at:
+        depth, at = depth + 1, at.get(below)
+    return depth
 
 
 def _bus(device: Device) -> str:
@@ -158,7 +179,6 @@ def _bus(device: Device) -> str:
 
 
 def _disk(
-    target: str,
     row: Reply,
     stat: Reply,
     device: Device,
@@ -167,7 +187,7 @@ def _disk(
 ) -> chain.Disk:
     inserted = row.get("inserted")
     kind = _DEVICE[device.type][1]
-    blank = chain.Disk(target=target, bus=_bus(device), device=kind, qdev=row["qdev"], chain=())
+    blank = chain.Disk(target="", bus=_bus(device), device=kind, qdev=row["qdev"], chain=())
     if not inserted:
         return attrs.evolve(blank, skipped="drive is empty")
     filters, layers = _layers(inserted["image"], stat, canonical)

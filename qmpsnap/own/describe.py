@@ -36,8 +36,9 @@ async def describe(
 
 
 def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain_xml.RecordedDisk, ...]:
-    """The disks of the view with the layer that each shall boot.
+    """The disks of the view with the layer that each shall boot, and those that are not there today.
 
+    A disk that is left out of one start keeps its record: at the next it must come back on its newest layer.
     Normally that is the active one. But where QEMU was started below the newest layer that we acknowledged (by an old command
     line: facts/qemu.md I), the record stays: see ``drift``.
     """
@@ -57,7 +58,11 @@ def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain
             moved = before if drifted(before, disk) else before.on(entry.file, entry.format)
             entry = attrs.evolve(entry, file=moved.file, format=moved.format, was=moved.was)
         found.append(entry)
-    return tuple(found)
+    seen = {disk.target: disk for disk in found}
+    kept = [
+        seen.pop(d.target, d) for d in recorded.disks if d.target in seen or (d.device == "disk" and d.file)
+    ]
+    return (*kept, *seen.values())
 
 
 def drifted(recorded: domain_xml.RecordedDisk, disk: chain.Disk) -> bool:

@@ -53,7 +53,7 @@ class Domain:
             off=self._off,
             changed=lambda: home.changed(name),
             job=self._job_changed,
-            targets=lambda: self.recorded.targets,
+            disks=lambda: self.recorded.disks,
             images=self._images,
         )
         self.link = link.Link(name, monitor, home.settings.greeting_timeout, owner)
@@ -86,7 +86,8 @@ class Domain:
         raise errors.NoMonitor(domain=self.name, reason=reason)
 
     async def submit(self, request: requests.Request) -> operations.Operation:
-        """Accepts the request; the operation goes on when the caller leaves. Returns once it is planned; a refusal is raised."""
+        """Accepts the request; the operation goes on when the caller leaves. Returned once it is planned, or has failed with the
+        reason why it was refused."""
         operation = self._home.operations.new(self.name, _VERBS[type(request)], request)
         self._send.send_nowait(operation)
         await operation.planned.wait()

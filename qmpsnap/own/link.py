@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Literal
 
 import attrs
@@ -11,7 +11,7 @@ import trio
 
 from qmpsnap import errors
 from qmpsnap.act import execute, look, tracker
-from qmpsnap.model import jobs
+from qmpsnap.model import domain_xml, jobs
 from qmpsnap.talk import files, monitor, process, wire
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -54,8 +54,8 @@ class Owner:
     changed: Callable[[], None]
     #: A job of ours has changed.
     job: Callable[[jobs.Tracked], None]
-    #: Recorded targets by qdev.
-    targets: Callable[[], Mapping[str, str]]
+    #: Recorded disks.
+    disks: Callable[[], Sequence[domain_xml.RecordedDisk]]
     #: Images that QEMU would have open, were it alive.
     images: Callable[[], Iterable[str]]
 
@@ -138,7 +138,7 @@ class Link:
     async def _hold(self, nursery: trio.Nursery, link: monitor.Monitor) -> None:
         """The link is up: the owner has looked and recovered, events flow, until it is lost."""
         followed = tracker.Tracker(self._owner.job)
-        observer = await execute.in_thread(look.Observer, self.domain, link, self._owner.targets)
+        observer = await execute.in_thread(look.Observer, self.domain, link, self._owner.disks)
         machine = execute.Machine(link, observer, followed)
         self.process = observer.process
         self.version = ".".join(str(part) for part in link.version)

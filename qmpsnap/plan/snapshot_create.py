@@ -248,8 +248,9 @@ def _metadata(
 ) -> snapshot.Snapshot:
     """The snapshot: its disks name the new overlays, its ``<domain>`` the images that hold the state."""
     state = domain.on({d.target: (d.active.file, d.active.format) for d in view.disks if d.chain})
-    # Former layers are the domain's; in every snapshot they would make files grow with the depth of the chain.
-    state = attrs.evolve(state, disks=tuple(attrs.evolve(d, was=()) for d in state.disks))
+    # Former layers, and disks that are not there, are the domain's; in every snapshot they would make files grow.
+    there = (d for d in state.disks if view.disk(d.target))
+    state = attrs.evolve(state, disks=tuple(attrs.evolve(d, was=()) for d in there))
     made_by = {o.disk.target: o for o in overlays}
     disks = []
     for disk in view.disks:

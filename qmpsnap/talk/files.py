@@ -224,7 +224,7 @@ F_OFD_GETLK = 36
 def lock(path: str) -> int:
     """A lock that no second process can hold, until this one ends; the descriptor is to be kept.
 
-    ``AlreadyRunning`` names the state directory; the file stays, unlocked, when the process dies however it dies.
+    ``StateInUse`` names the state directory; the file stays, unlocked, when the process dies however it dies.
     """
     with _named("open", path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -31,8 +31,8 @@ def _run(*arguments: str) -> str:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-    except FileNotFoundError as error:
-        reason = "is not installed (Debian: apt-get install qemu-utils)"
+    except OSError as error:
+        reason = f"{error.strerror} (Debian: apt-get install qemu-utils)"
         raise errors.ToolFailed(tool=TOOL, reason=reason) from error
     except subprocess.TimeoutExpired as error:
         raise errors.ToolFailed(

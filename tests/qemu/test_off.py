@@ -148,3 +148,18 @@ def test_a_chain_that_somebody_else_made_longer(
     pair.vm.quit()
     daemon.until("daisy", lambda domain: domain["state"] == "shut off")
     assert sources(daemon) == ["theirs.s2", "b.s2"]
+
+
+def test_started_with_a_disk_less(pair: Pair, daemon: Daemon, machine: StartMachine) -> None:
+    """A disk that is left out of one start, a rescue say, keeps its newest layer on record, and its name."""
+    second = pair.directory / "b.s2"
+    lone = machine(["-drive", f"file={second},format=qcow2,if=virtio"], directory=pair.vm.directory)
+    daemon.ready("daisy")
+    assert [(disk["target"], disk["source"]) for disk in daemon.get("/domains/daisy/disks")["disks"]] == [
+        ("vdb", str(second))  # told by its image: on the bus it is the first now
+    ]
+    assert daemon.ok("snapshot-create-as", "daisy", "s3", "--disk-only", "--no-metadata")
+    lone.quit()
+    daemon.until("daisy", lambda domain: domain["state"] == "shut off")
+
+    assert sources(daemon) == ["a.s2", "b.s3"]

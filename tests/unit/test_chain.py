@@ -33,6 +33,11 @@ def test_recorded_targets_stay() -> None:
     }
 
 
+def test_names_of_disks_that_are_not_there_are_kept_for_them() -> None:
+    """A new disk does not become the one that was left out."""
+    assert chain.targets({}, [("new", "virtio")], ["vda", "vdb"]) == {"new": "vdc"}
+
+
 def test_more_than_26() -> None:
     """After vdz comes vdaa."""
     found = chain.targets({}, [(f"d{n}", "virtio") for n in range(28)])

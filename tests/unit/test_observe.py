@@ -66,7 +66,7 @@ def _disk(
     block: list[dict[str, Any]], command: tuple[str, ...] = (), kind: str = "virtio-blk-device"
 ) -> chain.Disk:
     stats = [{"qdev": BLK, "node-name": "n0"}]
-    (disk,) = observe.disks(block, stats, {BLK: observe.Device(kind)}, {}, command, str)
+    (disk,) = observe.disks(block, stats, {BLK: observe.Device(kind)}, (), command, str)
     return disk
 
 
@@ -83,7 +83,7 @@ def test_refusals() -> None:
     encrypted = _block(image={"format-specific": {"data": {"encrypt": {"format": "luks"}}}})
     empty = [{"qdev": BLK, "device": "d0"}]
     (gone,) = observe.disks(
-        _block(), [], {BLK: observe.Device("virtio-blk-device")}, {}, (), lambda _name: ""
+        _block(), [], {BLK: observe.Device("virtio-blk-device")}, (), (), lambda _name: ""
     )
 
     assert "encrypted" in _disk(encrypted).refused
@@ -91,3 +91,16 @@ def test_refusals() -> None:
     assert _disk(_block(ro=True)).skipped == "is read-only"
     assert _disk(empty).skipped == "drive is empty"
     assert _disk(_block(), kind="scsi-cd").skipped == "is a cdrom"
+
+
+def test_two_queries_that_show_different_chains_are_not_believed() -> None:
+    """Somebody took a snapshot, or ended a pull, between query-block and query-blockstats."""
+    block = _block(**{"node-name": "n0"}, image={"backing-image": {"filename": "/i/b"}})
+    below = {"node-name": "n1"}
+
+    assert observe.consistent(block, [{"qdev": BLK, "node-name": "n0", "backing": below}])
+    assert not observe.consistent(block, [{"qdev": BLK, "node-name": "n0"}])
+    assert not observe.consistent(
+        block, [{"qdev": BLK, "node-name": "new", "backing": {**below, "backing": {}}}]
+    )
+    assert not observe.consistent(block, [])

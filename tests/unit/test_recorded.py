@@ -39,3 +39,24 @@ def test_the_file_reads_back() -> None:
 def test_only_named_targets_move() -> None:
     """A disk that was left out of a snapshot keeps its layer."""
     assert DOMAIN.on({"vdb": ("/x", "qcow2")}) == DOMAIN
+
+
+A = domain_xml.RecordedDisk("vda", "virtio", "/i/a.s1", "qcow2", qdev="anon/0", was=("/i/golden",))
+B = domain_xml.RecordedDisk("vdb", "virtio", "/i/b.s1", "qcow2", qdev="anon/1", was=("/i/golden",))
+
+
+def test_a_disk_is_told_by_its_image_first() -> None:
+    """Places on the bus move when a disk is left out or changes its place; images do not."""
+    lone = [("anon/0", ["/i/b.s1", "/i/golden"])]
+    swapped = [("anon/0", ["/i/b.s2", "/i/b.s1", "/i/golden"]), ("anon/1", ["/i/a.s1", "/i/golden"])]
+
+    assert domain_xml.identify([A, B], lone) == {"anon/0": "vdb"}
+    assert domain_xml.identify([A, B], swapped) == {"anon/0": "vdb", "anon/1": "vda"}
+
+
+def test_then_by_a_former_layer_that_it_runs_on_then_by_its_place() -> None:
+    """An old command line names a former layer; an image that nobody knows is the disk of its place, once."""
+    assert domain_xml.identify([A, B], [("new", ["/i/golden"])]) == {"new": "vda"}
+    assert domain_xml.identify([A, B], [("anon/1", ["/i/strange"])]) == {"anon/1": "vdb"}
+    assert domain_xml.identify([A], [("x", ["/i/a.s1"]), ("anon/0", ["/i/strange"])]) == {"x": "vda"}
+    assert domain_xml.identify([A, B], [("x", ["/i/c", "/i/golden"]), ("anon/0", [])]) == {"anon/0": "vda"}
