@@ -30,6 +30,12 @@ class Settings:
     group: str = ""
     # Seconds that a monitor may stay silent before the machine is shown as hung.
     greeting_timeout: float = 2.0
+    # Directories with images besides those of the disks that we know: `orphans` looks there, and clones are found there.
+    image_dirs: tuple[str, ...] = ()
+    # Images that stay as they are whatever nobody seems to need: absolute paths.
+    hold: tuple[str, ...] = ()
+    # Days that a removed image stays in the trash.
+    trash_days: int = 7
 
 
 @attrs.frozen

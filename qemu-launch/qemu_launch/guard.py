@@ -6,37 +6,46 @@ QEMU starts on it without a word, and from the first write on the overlay above 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-import attrs
-
-from qemu_launch import images, prefix
+from qemu_launch import images
 from qmpsnap import errors
-
-
-@attrs.frozen
-class Need:
-    """Why an image must stay as it is. ``state``: it is itself the state of a snapshot, not something below one."""
-
-    reason: str
-    format: str
-    state: bool = False
+from qmpsnap.model import images as model
 
 
 def check(
     written: Iterable[images.Image],
-    identify: Mapping[str, prefix.Identity | None],
-    needs: Mapping[prefix.Identity, Need],
-    own: Iterable[prefix.Identity],
+    identify: Mapping[str, model.Identity | None],
+    graph: model.Graph,
+    own: Iterable[model.Identity],
+    note: Callable[[str], None],
 ) -> None:
     """Nothing, or ``ImageNeeded`` for the first image that is opened for writing though others need it unchanged.
 
-    ``own`` are the active layers of the machine itself: the newest acknowledged state is booted even where old metadata claims
-    it as a snapshot's, because then that snapshot is what is already lost.
+    ``own`` are the active layers of the machine itself: the newest acknowledged state is booted even where old metadata claims it
+    as a snapshot's, and where an overlay of somebody's that was made before its last write claims it: what these need is already
+    lost. ``note`` hears of the latter.
     """
     active = set(own)
     for image in written:
         identity = identify[image.file]
-        need = needs.get(identity) if identity is not None and image.written else None
-        if need is not None and not (need.state and identity in active):
-            raise errors.ImageNeeded(file=image.file, reason=need.reason, format=need.format or "FORMAT")
+        for harm in graph.harms(identity) if identity is not None and image.written else ():
+            if not harm.through and harm.need.kind in {"active", "overlay"}:
+                continue  # as a disk it is meant to be written to
+            if identity in active and not harm.through and harm.need.kind == "state":
+                continue
+            if identity in active and harm.need.kind == "image" and _stale(harm.need.what, identity, graph):
+                note(
+                    f"{harm.need.what} no longer shows what it did when it was made: {image.file} was written to since"
+                )
+                continue
+            form = next(
+                (f.format for f in graph.found.values() if f.identity == identity and f.format), "FORMAT"
+            )
+            raise errors.ImageNeeded(file=image.file, reason=str(harm), format=form)
+
+
+def _stale(overlay: str, below: model.Identity, graph: model.Graph) -> bool:
+    """The image was written to after the overlay was last: when that was made, or in the life of both."""
+    written = max(f.written for f in graph.found.values() if f.identity == below)
+    return graph.found[overlay].written < written

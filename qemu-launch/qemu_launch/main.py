@@ -17,10 +17,12 @@ from typing import NoReturn
 
 import attrs
 
-from qemu_launch import backing, definition, gate, guard, host, images, known, prefix
+from qemu_launch import definition, gate, guard, host, images, known, prefix
 from qmpsnap import errors, paths
+from qmpsnap.model import images as model
 from qmpsnap.model import names
-from qmpsnap.talk import store
+from qmpsnap.talk import images as image_files
+from qmpsnap.talk import needs, store
 
 _EPILOG = """\
 Without --name the machine is built from its definition, config/domain/DOMAIN.toml, and what follows -- is added to the command.
@@ -117,14 +119,14 @@ class Launch:
         command = prefix.rewrite(command, swaps)
         final = images.find(command)
         own = [disk.identity for disk in disks if disk.identity is not None]
-        guard.check(final, _identify(final), state.needs(), own)
+        guard.check(final, _identify(final), state.graph(), own, note)
         return prefix.with_monitor(command, definition.checked(self.paths.monitor(domain)))
 
     def _defined(self, disks: Sequence[prefix.Known]) -> tuple[list[str], list[str]]:
         """The command of the definition, and the files of its disks."""
         domain = self.request.domain
         file = self.paths.definition_file(domain)
-        defined = known.definition(file, domain)
+        defined = needs.definition(file, domain)
         if defined.monitor:
             raise errors.ConfigError(file=file, key="monitor", reason="says that somebody else starts it")
         layers = [self._layer(disk.target, disk.file, disk.format, disks) for disk in defined.disk]
@@ -145,7 +147,7 @@ class Launch:
         if disk is None:
             return known.layer(file, form)
         prefix.layer_of(self.request.domain, disk)
-        if not disk.includes(file, backing.identity(file)):
+        if not disk.includes(file, image_files.identity(file)):
             raise errors.ImageStrange(
                 given=file, target=target, domain=self.request.domain, active=disk.active.file
             )
@@ -163,8 +165,8 @@ def _emulator() -> str:
     return os.environ.get("QMPSNAP_QEMU") or "qemu-system-x86_64"
 
 
-def _identify(found: Sequence[images.Image]) -> dict[str, prefix.Identity | None]:
-    return {image.file: backing.identity(image.file) for image in found}
+def _identify(found: Sequence[images.Image]) -> dict[str, model.Identity | None]:
+    return {image.file: image_files.identity(image.file) for image in found}
 
 
 def _refuse_unseen(command: Sequence[str]) -> None:

@@ -11,15 +11,7 @@ import attrs
 from qemu_launch import images
 from qmpsnap import errors
 from qmpsnap.model import command_line, observe
-
-
-@attrs.frozen
-class Identity:
-    """What makes two names the same image: device and inode, or a block device's number."""
-
-    kind: str
-    device: int
-    inode: int
+from qmpsnap.model.images import Identity
 
 
 @attrs.frozen

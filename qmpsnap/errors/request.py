@@ -114,6 +114,29 @@ class CannotCreate(Refused):
     code = "cannot-create"
 
 
+class WouldHurt(Refused):
+    """Somebody needs the image as it is. There is no --force for what would corrupt."""
+
+    msg = "'{self.file}' cannot be {self.act}: {self.reason}; {self.way}"
+    code = "would-hurt"
+
+
+class NotOrphan(Refused):
+    msg = "'{self.file}' is no orphan: {self.reason}"
+    code = "not-orphan"
+
+
+class NotInTrash(Refused):
+    msg = "no image with id '{self.trash}' in the trash"
+    code = "not-in-trash"
+    http = 404
+
+
+class CannotRestore(Refused):
+    msg = "'{self.file}' cannot be restored: {self.reason}"
+    code = "cannot-restore"
+
+
 class ReuseMissing(Refused):
     msg = "missing existing file for disk {self.target}: {self.file}: No such file or directory"
     code = "reuse-missing"

@@ -7,12 +7,13 @@ time of change is another.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 import structlog
 
 from qmpsnap import config, errors
-from qmpsnap.model import domain_xml
-from qmpsnap.talk import store
+from qmpsnap.model import domain_xml, images
+from qmpsnap.talk import needs, store
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -22,9 +23,12 @@ class Sources:
 
     def __init__(self, home: store.Store) -> None:
         self._paths = home.paths
+        self._store = home
         domains, bad = home.domains()
         self.recorded = {domain.name: domain for domain in domains}
-        self._definitions: dict[str, tuple[int, str | None]] = {}
+        #: Records that could not be read at the start, by domain.
+        self.bad = {str(error.facts["domain"]): str(error) for error in bad}
+        self._definitions: dict[str, tuple[int, config.Definition | None]] = {}
         for error in bad:
             _log.error("Not read", error=str(error))
 
@@ -41,14 +45,33 @@ class Sources:
         found = {name: self._paths.monitor(name) for name in _names(self._paths.machines, "")}
         for name, domain in self.recorded.items():
             found[name] = domain.monitor or self._paths.monitor(name)
-        for name in _names(self._paths.definitions, ".toml"):
-            monitor = self._defined(name)
-            if monitor is not None:
-                found[name] = monitor or found.get(name, self._paths.monitor(name))
+        defined_names = _names(self._paths.definitions, ".toml")
+        self._definitions = {n: d for n, d in self._definitions.items() if n in defined_names}
+        for name in defined_names:
+            defined = self._defined(name)
+            if defined is not None:
+                found[name] = defined.monitor or found.get(name, self._paths.monitor(name))
         return found
 
-    def _defined(self, name: str) -> str | None:
-        """The monitor that the definition names ("" for the one that qemu-launch makes); None when it cannot be read."""
+    def needs(self, joined: Collection[str]) -> tuple[list[images.Need], list[str]]:
+        """What is needed by those who are not among the domains ``joined``, and what could not be read."""
+        found: list[images.Need] = []
+        unknown = [
+            text for name, text in self.bad.items() if name not in joined
+        ]  # the others say so themselves
+        for name, (_changed, defined) in self._definitions.items():
+            if defined is None:
+                unknown.append(f"{self._paths.definition_file(name)} cannot be read")
+            elif name not in self.recorded:
+                found += needs.of_definition(defined)
+        for name in set(needs.listed(self._paths.snapshots)) - set(joined):
+            theirs, damaged = needs.of_snapshots(self._store, name)
+            found += theirs
+            unknown += damaged
+        return found, unknown
+
+    def _defined(self, name: str) -> config.Definition | None:
+        """The definition; None when it cannot be read."""
         path = self._paths.definition_file(name)
         try:
             changed = os.stat(path).st_mtime_ns
@@ -60,14 +83,11 @@ class Sources:
         return self._definitions[name][1]
 
 
-def _read(path: str, name: str) -> str | None:
+def _read(path: str, name: str) -> config.Definition | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            return config.definition(file.read(), path, name).monitor
+        return needs.definition(path, name)
     except errors.Error as error:
         _log.error("Not read", error=str(error))
-    except (OSError, UnicodeDecodeError) as error:
-        _log.error("Not read", error=f"{path}: {error}")
     return None
 
 

@@ -6,17 +6,30 @@ import shlex
 
 import pytest
 
-from qemu_launch import guard, images, prefix
+from qemu_launch import guard
+from qemu_launch import images as command
 from qmpsnap import errors
+from qmpsnap.model import images
 
-BASE = prefix.Identity("file", 1, 1)
-BELOW = guard.Need("it is a backing file of '/i/top', which is disk vda of domain 'rose'", "raw")
-HELD = guard.Need("it holds the state of snapshot 's1' of domain 'rose'", "qcow2", state=True)
+BASE, TOP = images.Identity("file", 1, 1), images.Identity("file", 1, 2)
+BELOW = images.Need("active", "/i/top", "rose", "vda")
+HELD = images.Need("state", "base", "rose", "s1")
 
 
-def check(text: str, need: guard.Need, *own: prefix.Identity) -> None:
-    found = images.find(["qemu", *shlex.split(text)])
-    guard.check(found, {i.file: BASE if i.file == "base" else None for i in found}, {BASE: need}, own)
+def check(text: str, need: images.Need | None, *own: images.Identity, clone_at: int = 0) -> list[str]:
+    """What is noted; ``need`` None: only the overlay itself, last written to at ``clone_at``, needs its base."""
+    found = command.find(["qemu", *shlex.split(text)])
+    known = {
+        "base": images.Found("base", BASE, "raw", written=5),
+        "/i/top": images.Found("/i/top", TOP, "qcow2", backing="base", written=clone_at),
+    }
+    if need is HELD:
+        del known["/i/top"]
+    graph = images.Graph(known, (need,) if need else ())
+    noted: list[str] = []
+    identify = {i.file: graph.identity(i.file) for i in found}
+    guard.check(found, identify, graph, own, noted.append)
+    return noted
 
 
 WRITES = [
@@ -62,14 +75,25 @@ def test_the_message_says_what_to_do() -> None:
     with pytest.raises(errors.ImageNeeded) as caught:
         check("base", BELOW)
     assert str(caught.value) == (
-        "'base' must not be written to: it is a backing file of '/i/top', which is disk vda of domain 'rose'; open it read-only,"
+        "'base' must not be written to: it is below '/i/top', and disk vda of domain 'rose' boots that; open it read-only,"
         " or use an overlay of it (qemu-img create -f qcow2 -F raw -b base NEW)"
     )
 
 
 def test_own_active_layer_boots_whatever_old_metadata_claims() -> None:
-    check("base", HELD, BASE)
+    assert check("base", HELD, BASE) == []
     with pytest.raises(errors.ImageNeeded):
         check("base", HELD)
     with pytest.raises(errors.ImageNeeded):
         check("base", BELOW, BASE)  # but never under somebody's overlay
+
+
+def test_an_overlay_of_a_stranger_is_kept_while_there_is_something_to_keep() -> None:
+    """Made, or written to, after the active layer's last write: it shows what it should, and a boot would spoil it."""
+    with pytest.raises(errors.ImageNeeded, match="the image '/i/top' has it as its backing file"):
+        check("base", None, BASE, clone_at=6)
+    with pytest.raises(errors.ImageNeeded):
+        check("base", None, clone_at=4)  # not ours to write to
+    assert check("base", None, BASE, clone_at=4) == [
+        "/i/top no longer shows what it did when it was made: base was written to since"
+    ]

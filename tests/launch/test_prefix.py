@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from qemu_launch import images, prefix
 from qmpsnap import errors
 from qmpsnap.model import command_line
+from qmpsnap.model.images import Identity
 
 
-def ident(number: int) -> prefix.Identity:
-    return prefix.Identity("file", 1, number)
+def ident(number: int) -> Identity:
+    return Identity("file", 1, number)
 
 
 # The world: daisy's vda is /i/top over /i/mid over /i/base; vdb is /i/top2 over /i/base2; /i/twin is below both.
@@ -25,7 +26,7 @@ WORLD = {name: ident(n) for n, name in enumerate(FILES)}
 WORLD["base"] = WORLD["a, b"] = WORLD["/i/base"]
 
 
-def family(*names: str) -> frozenset[prefix.Identity]:
+def family(*names: str) -> frozenset[Identity]:
     return frozenset(WORLD[name] for name in names)
 
 

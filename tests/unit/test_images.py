@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qemu_launch import backing
 from qmpsnap import errors
-from qmpsnap.talk import qemu_img
+from qmpsnap.talk import images, qemu_img
 from tests import requires
 from tests.lab import qemu
 
@@ -19,7 +18,7 @@ SIZE = 1 << 20
 
 
 def files(file: Path, form: str = "qcow2") -> list[str]:
-    return [link.file for link in backing.chain(str(file), form)]
+    return [link.file for link in images.Looker().chain(str(file), form)]
 
 
 def told(file: Path, form: str = "qcow2") -> list[str]:
@@ -33,7 +32,7 @@ def test_chain_as_qemu_img_tells_it(tmp_path: Path, options: str) -> None:
     mid = qemu.image(tmp_path / "below/grün.qcow2", SIZE, backing=base, backing_format="raw", options=options)
     top = qemu.image(tmp_path / "top.qcow2", SIZE, backing="below/grün.qcow2", options=options)
     assert files(top) == told(top) == [str(top), str(mid), str(base)]
-    assert [link.format for link in backing.chain(str(top), "qcow2")] == ["qcow2", "qcow2", "raw"]
+    assert [link.format for link in images.Looker().chain(str(top), "qcow2")] == ["qcow2", "qcow2", "raw"]
 
 
 def test_name_in_json(tmp_path: Path) -> None:
@@ -76,8 +75,8 @@ def test_a_broken_chain_ends_where_it_is_broken(tmp_path: Path) -> None:
 def test_network_images_and_directories_are_no_files(tmp_path: Path) -> None:
     top = qemu.image(tmp_path / "top.qcow2", SIZE, backing="nbd:localhost:1", backing_format="raw")
     assert files(top) == [str(top)]
-    assert backing.identity(str(tmp_path)) is None
-    assert backing.identity("a\0b") is None
+    assert images.identity(str(tmp_path)) is None
+    assert images.identity("a\0b") is None
 
 
 def test_unreadable() -> None:
