@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -19,7 +19,7 @@ import trio
 from qmpsnap import errors, faults
 from qmpsnap.act import look, tracker
 from qmpsnap.model import chain, jobs
-from qmpsnap.plan import recovery, steps
+from qmpsnap.plan import migration, recovery, steps
 from qmpsnap.talk import files, monitor, qemu_img
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -36,6 +36,8 @@ class Records(Protocol):
     """Where a plan's records go: the owner of the domain, who also remembers them."""
 
     async def record(self, act: steps.Record) -> None: ...
+
+    async def fingerprint(self, act: steps.Fingerprint) -> None: ...
 
 
 @attrs.frozen
@@ -104,11 +106,14 @@ async def _together(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
         raise failures[min(failures)]
 
 
-async def back(plan: steps.Plan, context: Context) -> None:
-    """Everything up to the commit point is taken back, last step first. The first failure is raised after all were tried."""
+async def back(plan: steps.Plan, context: Context, *, keep: Collection[str] = ()) -> None:
+    """Everything up to the commit point is taken back, last step first, but for the images to ``keep``. The first failure is
+    raised after all were tried."""
     failed: errors.Error | None = None
     with faults.within(plan.verb):
         for step in plan.undo:
+            if isinstance(step.act, steps.RemoveOverlay) and step.act.file in keep:
+                continue
             try:
                 await _step(step, context)
             except errors.Disconnected:
@@ -142,6 +147,8 @@ async def _act(act: steps.Act, context: Context) -> None:
             await _together([functools.partial(in_thread, files.flush_data, name) for name in act.files])
         case steps.Record():
             await context.records.record(act)
+        case steps.Fingerprint():
+            await context.records.fingerprint(act)
         case steps.RebaseBack():
             # While QEMU runs, the header is QEMU's and a job of ours that has ended without effect left it alone.
             if context.machine is None:
@@ -206,6 +213,8 @@ async def _expect_active(act: steps.ExpectActive, machine: Machine) -> None:
         if disk is None or not disk.chain or disk.active.file != layer.file:
             # The reply can be success and the overlay gone again, where no device uses the node (facts/qemu.md 9).
             raise errors.Unexpected(reason=f"{target} does not write to {layer.file}")
+    if reason := migration.unsafe(view):
+        raise migration.began(view, act.overlays, reason)
 
 
 async def look_at_jobs(machine: Machine) -> chain.View:
@@ -265,7 +274,11 @@ async def _settle(act: steps.Settle, machine: Machine) -> None:
     for _attempt in range(_PROOFS):
         await machine.link.execute("human-monitor-command", flush)
         await in_thread(files.flush_data, act.file)
-        if not act.pulled or await in_thread(_needs_nothing, act):
+        if not act.pulled:
+            return
+        if await in_thread(_needs_nothing, act):
+            # The job is finalized next. QEMU would do so in the middle of a migration, and after it (seen on 7.2).
+            migration.check(await machine.observer.look_at_status(), "pulled")
             return
     raise errors.Unexpected(reason=f"{act.file} still needs the layers below it after {_PROOFS} flushes")
 

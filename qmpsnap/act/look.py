@@ -23,10 +23,11 @@ _AT_REST = frozenset({"", "none", "completed", "failed", "cancelled"})
 # Two queries are not one: a pair between which somebody else changed a chain is taken again.
 _LOOKS = 5
 
+_STATUS = ("query-status", "query-migrate")
+
 #: The cheap look, in this order.
 _CHEAP = (
-    "query-status",
-    "query-migrate",
+    *_STATUS,
     "query-block-jobs",
     "x-debug-query-block-graph",
 )
@@ -46,6 +47,11 @@ class Observer:
         self._disks: tuple[chain.Disk, ...] = ()
         self.process = process.look(link.peer_pid)
 
+    @property
+    def disks(self) -> tuple[chain.Disk, ...]:
+        """The disks as they were at the last look."""
+        return self._disks
+
     async def look(self, *, fresh: bool = False) -> chain.View:
         """What is there now; ``fresh`` trusts no memory.
 
@@ -55,22 +61,32 @@ class Observer:
         status, migration, block_jobs, edges = await self._link.execute_all(*_CHEAP)
         all_jobs = await self._link.execute("query-jobs") if block_jobs else []
         graph = await self._settle(edges, {}, fresh=fresh)
+        found = self._view(status, migration, graph.nodes)
+        return attrs.evolve(found, jobs=observe.jobs(block_jobs, all_jobs, graph))
+
+    async def look_at_blocks(self, expected: Mapping[str, chain.Layer] | None = None) -> chain.View:
+        """The part of a look that follows a step of ours: all but the jobs, at a third of its price.
+
+        ``expected`` layers of ours may have come on top, by target. A migration that began before the step had ended is seen
+        here: it is still there, or it has ended and left its status.
+        """
+        status, migration, edges = await self._link.execute_all(*_STATUS, _CHEAP[-1])
+        graph = await self._settle(edges, expected or {})
+        return self._view(status, migration, graph.nodes)
+
+    async def look_at_status(self) -> chain.View:
+        """Status and migration alone, for who is about to act; disks are those of the last look."""
+        status, migration = await self._link.execute_all(*_STATUS)
+        return self._view(status, migration, frozenset())
+
+    def _view(self, status: observe.Reply, migration: observe.Reply, nodes: frozenset[str]) -> chain.View:
         return chain.View(
             domain=self._domain,
             status=status["status"],
             migrating=migration.get("status", "") not in _AT_REST,
             disks=self._disks,
-            jobs=observe.jobs(block_jobs, all_jobs, graph),
-            nodes=graph.nodes,
+            nodes=nodes,
         )
-
-    async def look_at_blocks(self, expected: Mapping[str, chain.Layer] | None = None) -> chain.View:
-        """The part of a look that follows a step of ours: disks and nodes, at a third of its price; the rest is left empty.
-
-        ``expected`` layers of ours may have come on top, by target.
-        """
-        graph = await self._settle(await self._link.execute(_CHEAP[-1]), expected or {})
-        return chain.View(self._domain, "", migrating=False, disks=self._disks, nodes=graph.nodes)
 
     async def _settle(
         self, edges: observe.Reply, expected: Mapping[str, chain.Layer], *, fresh: bool = False

@@ -37,6 +37,10 @@ class Tracker:
     def forget(self, job: str) -> None:
         self._jobs.pop(job, None)
 
+    def knows(self, event: wire.Event) -> bool:
+        """Whether the event of a block job is about one of ours."""
+        return event.data.get("device") in self._jobs
+
     def feed(self, event: wire.Event) -> None:
         """Folds an event in. JOB_STATUS_CHANGE drives; BLOCK_JOB_* (whose ``device`` is the job id) only tell why it ended."""
         data: dict[str, Any] = dict(event.data)
