@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         home.prepare()
         held = files.lock(where.lock)
         home.clean()
+        home.claim(take_over=options.take_over)
     except errors.Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
@@ -51,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         "qmpsnapd", description="Snapshots of QEMU machines that run without libvirt."
     )
     parser.add_argument("--version", action="version", version=f"qmpsnapd {qmpsnap.__version__}")
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="make the state directory of another host this host's, once: nobody else may use it",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser
 

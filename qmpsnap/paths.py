@@ -34,6 +34,11 @@ class Paths:
         return f"{self.state}/journal"
 
     @property
+    def trash(self) -> str:
+        """Records of removed images, which lie beside the others (``plan.trash.FOLDER``)."""
+        return f"{self.state}/trash"
+
+    @property
     def tmp(self) -> str:
         """Files on their way; never in the snapshot directory, where libvirtd reads every file as a snapshot."""
         return f"{self.state}/tmp"
@@ -41,6 +46,11 @@ class Paths:
     @property
     def lock(self) -> str:
         return f"{self.state}/lock"
+
+    @property
+    def host(self) -> str:
+        """Which host the state belongs to."""
+        return f"{self.state}/host"
 
     @property
     def socket(self) -> str:

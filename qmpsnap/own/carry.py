@@ -7,7 +7,7 @@ or take back. There is one such path, so the one that tests cut everywhere is th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -16,9 +16,9 @@ import trio
 
 from qmpsnap import config, errors
 from qmpsnap.act import execute
-from qmpsnap.model import chain
-from qmpsnap.own import link, operations, seeing
-from qmpsnap.plan import recovery, steps
+from qmpsnap.model import chain, images
+from qmpsnap.own import claims, link, operations, seeing
+from qmpsnap.plan import gate, migration, recovery, steps
 from qmpsnap.talk import journal, store
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -26,13 +26,15 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @attrs.frozen
 class Home:
-    """What all domains share. ``changed`` is told the name of a domain that changed."""
+    """What all domains share. ``changed`` is told the name of a domain that changed; ``graph`` looks at every image."""
 
     store: store.Store
     journal: journal.Journal
     operations: operations.Operations
     settings: config.Settings
     changed: Callable[[str], None]
+    graph: Callable[[], Awaitable[images.Graph]]
+    claims: claims.Claims = attrs.field(factory=claims.Claims)
 
 
 class Carrier:
@@ -49,7 +51,8 @@ class Carrier:
         self._open: dict[str, operations.Operation] = {}
         # The QEMU that each operation was last carried out on.
         self._on: dict[str, execute.Machine | None] = {}
-        self._blocked: list[errors.Error] = []
+        #: Journal entries that cannot be read.
+        self.blocked: list[errors.Error] = []
 
     @property
     def open(self) -> list[operations.Operation]:
@@ -57,10 +60,12 @@ class Carrier:
         return list(self._open.values())
 
     async def load(self) -> None:
-        """Takes over what the journal holds: each entry waits for ``recover``."""
-        entries, self._blocked = await execute.in_thread(self._home.journal.open, self._domain)
-        for error in self._blocked:
-            self._log.error("Journal is damaged", error=str(error))
+        """Takes over what the journal holds: each entry waits for ``recover``. Again only while nothing is open."""
+        told = [str(error) for error in self.blocked]
+        entries, self.blocked = await execute.in_thread(self._home.journal.open, self._domain)
+        for error in self.blocked:
+            if str(error) not in told:
+                self._log.error("Journal is damaged", error=str(error))
         for entry in entries:
             operation = operations.Operation(
                 self._domain, entry.plan.verb, None, entry.operation, entry.started
@@ -68,14 +73,15 @@ class Carrier:
             operation.plan, operation.state = entry.plan, "recovering"
             operation.planned.set()
             self._open[operation.id] = self._home.operations.adopt(operation)
+            self._claim(operation, entry.plan, begun=True)
 
     def check_settled(self) -> None:
         """``OperationOpen`` while the outcome of something is unknown: nothing new begins beside it."""
-        for error in self._blocked:
+        for error in self.blocked:
             raise errors.OperationOpen(operation="?", verb="?", domain=self._domain, reason=str(error))
         for operation in self.open:
             if operation.state == "recovering":
-                reason = "its outcome is being looked for"
+                reason = operation.error["message"] if operation.error else "its outcome is being looked for"
                 raise errors.OperationOpen(
                     operation=operation.id, verb=operation.verb, domain=self._domain, reason=reason
                 )
@@ -87,18 +93,42 @@ class Carrier:
             if target in held:
                 raise errors.DiskBusy(target=target)
 
+    async def check_images(self, operation: operations.Operation, plan: steps.Plan) -> None:
+        """The plan's images are its own until it ends; ``ImageBusy``, or ``WouldHurt`` by a look at everything that is there."""
+        self._claim(operation, plan, begun=False)
+        try:
+            gate.check(plan, await self._home.graph())
+        except BaseException:
+            self._home.claims.drop(operation.id)
+            raise
+
+    def _claim(self, operation: operations.Operation, plan: steps.Plan, *, begun: bool) -> None:
+        alone = {*gate.creates(plan), *gate.writes(plan)}
+        self._home.claims.take(operation.id, self._domain, alone, gate.mentions(plan) - alone, begun=begun)
+
     async def begin(self, operation: operations.Operation, plan: steps.Plan) -> None:
         """Intent on disk, then the acts; returns at the end, or from where on others may begin beside it."""
-        await execute.in_thread(
-            self._home.journal.begin, journal.Entry(operation.id, operation.started, plan)
-        )
+        try:
+            await execute.in_thread(
+                self._home.journal.begin, journal.Entry(operation.id, operation.started, plan)
+            )
+        except errors.Incomplete as error:
+            self._opened(operation, plan)
+            operation.recovering(error)
+            return
+        except BaseException:
+            self._home.claims.drop(operation.id)
+            raise
+        self._opened(operation, plan)
+        await self._detach(operation, plan, 0)
+
+    def _opened(self, operation: operations.Operation, plan: steps.Plan) -> None:
         operation.plan = plan
         self._open[operation.id] = operation
         operation.planned.set()
         self._log.info(
             "Operation begun", verb=plan.verb, operation=operation.id, disks=",".join(plan.targets)
         )
-        await self._detach(operation, plan, 0)
 
     async def _detach(self, operation: operations.Operation, plan: steps.Plan, start: int) -> None:
         assert self.nursery is not None
@@ -147,6 +177,9 @@ class Carrier:
             if decision.from_step is None or decision.from_step <= plan.commit:
                 await self._take_back(operation, plan, error)
                 return
+            if decision.error:
+                await self._migrated(operation, plan, decision)
+                return
         except errors.Disconnected:
             operation.recovering()
             return
@@ -171,15 +204,37 @@ class Carrier:
             view = await self._link.machine.observer.look()
         overlays = await execute.in_thread(seeing.overlays, plan)
         recorded = await execute.in_thread(seeing.recorded, self._home.store, plan)
-        return recovery.decide(plan, recovery.Seen(view, overlays, recorded))
+        listed = await execute.in_thread(seeing.listed, self._home.store, plan)
+        return recovery.decide(plan, recovery.Seen(view, overlays, recorded, listed))
+
+    async def _migrated(
+        self, operation: operations.Operation, plan: steps.Plan, decision: recovery.Decision
+    ) -> None:
+        """It goes on, so that the layers in use stay on record, and ends with the decision's error."""
+        reduced = migration.without_snapshots(plan)
+        await execute.forward(reduced, self._context(operation, plan), decision.from_step or 0)
+        await self._end(operation, plan, decision.error)
 
     async def _take_back(
         self, operation: operations.Operation, plan: steps.Plan, error: errors.Error
     ) -> None:
-        await execute.back(plan, self._context(operation, plan))
+        await execute.back(plan, self._context(operation, plan), keep=await self._kept(operation, plan))
         if operation.aborted:
             error = errors.JobAborted(target=plan.targets[0])  # the end that was asked for is no failure
         await self._end(operation, plan, error)
+
+    async def _kept(self, operation: operations.Operation, plan: steps.Plan) -> set[str]:
+        """Overlays that somebody has begun to need: they stay, although the operation is taken back."""
+        kept = set()
+        removed = gate.abandons(plan)
+        graph = await self._home.graph() if removed else images.Graph({}, ())
+        for file in removed:
+            try:
+                gate.check_removal(file, graph, but={operation.id})
+            except errors.WouldHurt as error:
+                self._log.warning("Overlay kept", operation=operation.id, error=str(error))
+                kept.add(file)
+        return kept
 
     async def _end(
         self, operation: operations.Operation, plan: steps.Plan, error: errors.Error | None = None
@@ -195,6 +250,7 @@ class Carrier:
         await execute.in_thread(self._close, operation, outcome)
         self._open.pop(operation.id, None)
         self._on.pop(operation.id, None)
+        self._home.claims.drop(operation.id)
         if error:
             self._log.warning("Operation failed", verb=plan.verb, operation=operation.id, error=str(error))
             operation.failed(error)
@@ -248,6 +304,8 @@ class Carrier:
             if start is None:
                 undone = errors.Undone(verb=plan.verb, reason=decision.reason)
                 await self._take_back(operation, plan, undone)
+            elif decision.error:
+                await self._migrated(operation, plan, decision)
             else:
                 operation.resumed()
                 await self._detach(operation, plan, start)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import trio
 
 from qmpsnap import config, errors, paths
+from qmpsnap.act import execute
+from qmpsnap.model import images as model
 from qmpsnap.own import carry, domain, operations
-from qmpsnap.talk import journal, store
+from qmpsnap.talk import images, journal, needs, store
 
 
 def recover(where: paths.Paths, name: str) -> None:
@@ -20,12 +22,14 @@ def recover(where: paths.Paths, name: str) -> None:
 
 async def _recover(where: paths.Paths, name: str) -> None:
     home_store = store.Store(where)
+    home_store.claim()
     home = carry.Home(
         home_store,
         journal.Journal(where),
         operations.Operations(where.outcomes),
         config.Settings(),
         changed=lambda _name: None,
+        graph=lambda: execute.in_thread(_graph, home_store),
     )
     recorded = home_store.domain(name)
     found = domain.Domain(home, name, (recorded and recorded.monitor) or where.monitor(name), recorded)
@@ -34,3 +38,8 @@ async def _recover(where: paths.Paths, name: str) -> None:
     for operation in found.open:
         message = operation.error["message"] if operation.error else f"it is {operation.state}"
         raise errors.OperationOpen(operation=operation.id, verb=operation.verb, domain=name, reason=message)
+
+
+def _graph(home_store: store.Store) -> model.Graph:
+    found, unknown = needs.of_store(home_store)
+    return images.Looker().graph(found, unknown=unknown)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from qmpsnap import errors
-from qmpsnap.model import chain
+from qmpsnap.model import chain, domain_xml, snapshot, snapshot_xml
 from qmpsnap.plan import recovery, steps
 from qmpsnap.talk import files, qemu_img, store
 
@@ -22,6 +22,9 @@ def file_facts(names: Iterable[str], *, headers: bool) -> dict[str, chain.FileFa
 def _with_header(fact: chain.FileFact) -> chain.FileFact:
     if fact.kind != "file":
         return fact
+    # Its user has just made it, and qemu-img flushes nothing: what is built on it must be on disk before the intent is.
+    files.sync(fact.path)
+    files.sync(os.path.dirname(fact.path))
     try:
         info = qemu_img.info(fact.path)
     except errors.ToolFailed:
@@ -52,11 +55,36 @@ def recorded(home_store: store.Store, plan: steps.Plan) -> bool:
     acts = [step.act for step in plan.steps if isinstance(step.act, steps.Record)]
     domain = home_store.domain(plan.domain) if any(act.active for act in acts) else None
     boots = {d.target: d.file for d in domain.disks} if domain else {}
-    return any(
-        any(boots.get(target) == file for target, (file, _format) in act.active.items())
-        or any(os.path.exists(home_store.paths.snapshot_file(plan.domain, name)) for name in act.snapshots)
-        for act in acts
+    return listed(home_store, plan) or any(
+        boots.get(target) == file for act in acts for target, (file, _format) in act.active.items()
     )
+
+
+def listed(home_store: store.Store, plan: steps.Plan) -> bool:
+    """Whether a snapshot that the plan records is on disk."""
+    names = [name for step in plan.steps if isinstance(step.act, steps.Record) for name in step.act.snapshots]
+    return any(os.path.exists(home_store.paths.snapshot_file(plan.domain, name)) for name in names)
+
+
+def fingerprinted(taken: Mapping[str, snapshot.Snapshot], file: str = "") -> dict[str, snapshot.Snapshot]:
+    """The snapshots with the fingerprints that the images of their states (``file`` only, if it is given) have now."""
+    found = {}
+    for name, value in taken.items():
+        parts = [d for d in value.disks if d.image and (not file or d.image == file)]
+        found[name] = snapshot_xml.stamped(value, {d.target: files.fingerprint_of(d.image) for d in parts})
+    return found
+
+
+def frozen(names: Iterable[str]) -> list[domain_xml.FrozenLayer]:
+    """The images with their fingerprints; without those that have none, a block device has no time of change."""
+    found = (domain_xml.FrozenLayer(file, files.fingerprint_of(file)) for file in names)
+    return [one for one in found if one.stamp]
+
+
+def frozen_again(layers: tuple[domain_xml.FrozenLayer, ...], file: str) -> tuple[domain_xml.FrozenLayer, ...]:
+    """The layers, with the fingerprint that ``file`` has now."""
+    again = (frozen([one.file]) if one.file == file else [one] for one in layers)
+    return tuple(one for some in again for one in some)
 
 
 def images(plan: steps.Plan) -> set[str]:

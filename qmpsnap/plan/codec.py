@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cattrs import Converter
+from cattrs import Converter, transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.strategies import configure_tagged_union
 
@@ -36,11 +36,15 @@ def dump(plan: steps.Plan) -> dict[str, Any]:
 
 def load(value: dict[str, Any]) -> steps.Plan:
     """The plan of ``dump``; ``ValueError`` for a version or a shape that we do not know."""
+    if not isinstance(value, dict):
+        raise ValueError("its plan is no object")  # noqa: TRY004 - one kind of error for whatever is wrong with a file
     values = dict(value)
     version = values.pop("version", None)
     if version != VERSION:
-        raise ValueError(f"it has version {version}, we know {VERSION}")
+        raise ValueError(f"its plan has version {version!r}, this qmpsnap knows {VERSION}")
     try:
         return _converter.structure(values, steps.Plan)
-    except (BaseValidationError, KeyError) as error:
-        raise ValueError(f"it is no plan: {error!r}") from error
+    except BaseValidationError as error:
+        raise ValueError(f"its plan cannot be read: {transform_error(error, 'plan')[0]}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"its plan cannot be read: {error!r}") from error

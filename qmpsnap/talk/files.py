@@ -95,8 +95,8 @@ def _stage(write: Write, tmp: str, opened: contextlib.ExitStack) -> tuple[int, s
 
 def _unstage(fd: int, name: str) -> None:
     try:
-        # Its name may be another's by now, where it was renamed.
-        with contextlib.suppress(FileNotFoundError):
+        # Its name may be another's by now, where it was renamed. What cannot be removed goes at the next start.
+        with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(fd), os.stat(name)):
                 os.unlink(name)
     finally:
@@ -146,12 +146,35 @@ def _sync_folder(path: str) -> None:
         sync(folder)
 
 
+# Directories whose names this process has flushed. That one is there says nothing: a flush may have failed, or an earlier process
+# died, right after it was made.
+_flushed: set[str] = set()
+
+
 def make_folder(path: str, mode: int) -> None:
     """The directory exists, durable."""
     with _named("create", path):
         if not os.path.isdir(path):
+            _flushed.discard(path)
             os.makedirs(path, mode=mode, exist_ok=True)
-            _sync_folder(path)
+    # Where we may not even look, somebody else has made it (systemd, say).
+    if path not in _flushed and os.access(os.path.dirname(path), os.R_OK):
+        _sync_folder(path)
+        _flushed.add(path)
+
+
+def check_room(folder: str, room: int) -> None:
+    """``FileFailed`` unless the file system can be written to and has ``room`` bytes left for us, as far as it can tell."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return
+    with _named("write to", folder):
+        free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+        if found.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, "")
+        if found.f_blocks and free * found.f_frsize < room:
+            raise OSError(errno.ENOSPC, "")
 
 
 def canonical(path: str) -> str:
@@ -181,6 +204,22 @@ def _stamp(status: os.stat_result) -> str:
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
+def fingerprint(status: os.stat_result) -> str:
+    """Another one once somebody has written to the image (facts/qemu.md 32); the same for a copy that keeps the times, so that a
+    restored backup is taken for what it is."""
+    return f"{status.st_size}:{status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else ""
+
+
+def fingerprint_of(path: str) -> str:
+    """``fingerprint`` of what lies at ``path``; "" when nothing does."""
+    try:
+        return fingerprint(os.stat(path))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise errors.FileFailed(act="read", file=path, reason=error.strerror) from error
+
+
 def check_stamp(path: str, stamp: str) -> None:
     """``FileFailed`` when the file is not as it was when it was looked at."""
     if fact(path).stamp != stamp:
@@ -203,6 +242,15 @@ def opened_for_writing(path: str) -> bool:
 
     A question to the kernel (F_OFD_GETLK): nothing is taken. A file that is not there is not open.
     """
+    return _locked(path, 101, 1)
+
+
+def opened(path: str) -> bool:
+    """Somebody has the image open at all: readers hold locks on other bytes, the last of them on 203 (facts/qemu.md I)."""
+    return _locked(path, 100, 104)
+
+
+def _locked(path: str, start: int, length: int) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -210,7 +258,7 @@ def opened_for_writing(path: str) -> bool:
     except OSError as error:
         raise errors.FileFailed(act="read", file=path, reason=error.strerror) from error
     try:
-        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 101, 1, 0)
+        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         answer = fcntl.fcntl(fd, F_OFD_GETLK, query)
         return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
     finally:
@@ -227,7 +275,8 @@ def lock(path: str) -> int:
     ``StateInUse`` names the state directory; the file stays, unlocked, when the process dies however it dies.
     """
     with _named("open", path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # For reading: nothing is written to it, and a file system that has become read-only can still be locked.
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -26,6 +28,7 @@ class Store:
             (self.paths.snapshots, 0o755),
             (self.paths.domains, 0o755),
             (self.paths.journal, 0o700),
+            (self.paths.trash, 0o700),
             (self.paths.tmp, 0o700),
             (self.paths.run, 0o755),
             (self.paths.machines, 0o755),
@@ -36,26 +39,58 @@ class Store:
     def clean(self) -> None:
         """What was on its way when an earlier daemon died is gone. Only for the holder of the state's lock."""
         for name in os.listdir(self.paths.tmp):
-            os.unlink(f"{self.paths.tmp}/{name}")
+            with contextlib.suppress(
+                errors.FileFailed
+            ):  # what stays is in nobody's way: no name is used twice
+                files.remove(f"{self.paths.tmp}/{name}")
 
-    def domains(self) -> tuple[list[domain_xml.RecordedDomain], list[errors.Error]]:
+    def claim(self, *, take_over: bool = False) -> None:
+        """The state is this host's from now on; ``StateOfAnotherHost`` when it is another's and is not to be taken over.
+
+        A host is told by its machine-id(5), which a backup of the state directory does not carry along. Where there is none,
+        nothing is known and nothing refused. Only for the holder of the state's lock.
+        """
+        host = _this_host()
+        if not host:
+            return
+        try:
+            with open(self.paths.host, encoding="utf-8", errors="replace") as file:
+                known = file.read().strip()
+        except FileNotFoundError:
+            known = host
+            take_over = True
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise errors.FileFailed(act="read", file=self.paths.host, reason=reason) from error
+        if known != host and not take_over:
+            raise errors.StateOfAnotherHost(folder=self.paths.state, file=self.paths.host)
+        if take_over:
+            files.replace([files.Write(self.paths.host, f"{host}\n".encode(), mode=0o644)], self.paths.tmp)
+
+    def domains(self) -> tuple[list[domain_xml.RecordedDomain], list[errors.RecordDamaged]]:
         """Every recorded domain, and what could not be read."""
-        found, bad = [], []
+        found: list[domain_xml.RecordedDomain] = []
+        bad: list[errors.RecordDamaged] = []
         for name in sorted(self._xml(self.paths.domains)):
-            path = self.paths.domain_file(name)
             try:
-                domain = domain_xml.parse(_read(path), path)
-                if domain.name != name:
-                    raise errors.BadXml(origin=path, reason=f"it is the domain '{domain.name}'")
-                found.append(domain)
-            except errors.Error as error:
+                if domain := self.domain(name):
+                    found.append(domain)
+            except errors.RecordDamaged as error:
                 bad.append(error)
         return found, bad
 
     def domain(self, name: str) -> domain_xml.RecordedDomain | None:
-        """The recorded domain, or None; ``Corrupt`` when its file cannot be read."""
+        """The recorded domain, or None; ``RecordDamaged`` when its file cannot be read."""
         path = self.paths.domain_file(name)
-        return domain_xml.parse(_read(path), path) if os.path.exists(path) else None
+        if not os.path.lexists(path):
+            return None
+        try:
+            found = domain_xml.parse(_read(path), path)
+        except (errors.BadXml, errors.FileFailed) as error:
+            raise errors.RecordDamaged(domain=name, file=path, reason=error.facts["reason"]) from error
+        if found.name != name:
+            raise errors.RecordDamaged(domain=name, file=path, reason=f"it is the domain '{found.name}'")
+        return found
 
     def snapshots(self, domain: str) -> tuple[snapshot.Tree, list[errors.Error]]:
         """The domain's snapshots, and what could not be read. Files that are not ``NAME.xml`` are not ours to judge."""
@@ -68,6 +103,10 @@ class Store:
             except errors.Error as error:
                 bad.append(error)
         return snapshot.Tree.of(found), bad
+
+    def has_snapshot(self, domain: str, name: str) -> bool:
+        """There is a file for the snapshot, whatever is in it."""
+        return os.path.lexists(self.paths.snapshot_file(domain, name))
 
     def _xml(self, folder: str) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
@@ -112,6 +151,15 @@ class Store:
     def forget(self, domain: str) -> None:
         """The domain is no longer recorded."""
         files.remove(self.paths.domain_file(domain))
+
+
+def _this_host() -> str:
+    """Not the id itself, which machine-id(5) wants kept from others; "" where the host has none (yet)."""
+    with contextlib.suppress(OSError), open("/etc/machine-id", "rb") as file:
+        found = file.read().strip()
+        if re.fullmatch(b"[0-9a-f]{32}", found):
+            return hmac.digest(found, b"qmpsnap", "sha256").hex()[:32]
+    return ""
 
 
 def _read(path: str) -> bytes:

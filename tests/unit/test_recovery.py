@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from qmpsnap import errors
-from qmpsnap.model import chain
-from qmpsnap.plan import pull, recovery, requests, steps
+from qmpsnap.model import chain, domain_xml, snapshot
+from qmpsnap.plan import migration, pull, recovery, requests, steps
 
 FILES = ("/o/a", "/o/b")
 
@@ -93,10 +94,44 @@ def test_create_on_the_users_own_overlays(view: chain.View | None, state: Any, g
     assert decision.from_step == (plan.commit + 1 if goes_on else None)
 
 
+@pytest.mark.parametrize(("status", "migrating"), [("running", True), ("postmigrate", False)])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_create_and_a_migration(status: str, migrating: bool, recorded: bool) -> None:
+    """It may have begun on the layers below: forward, because QEMU writes to the overlays, but never to a success. Only what was
+    listed before is known to have been seen without."""
+    plan = _create()
+    view = attrs.evolve(_view("vda", "vdb"), status=status, migrating=migrating)
+    decision = recovery.decide(plan, recovery.Seen(view, EMPTY, recorded=recorded))
+
+    assert decision.from_step == plan.commit + 1
+    assert isinstance(decision.error, errors.MigrationBegan)
+    assert recovery.decide(plan, recovery.Seen(view, EMPTY, recorded=True, listed=True)).error is None
+    off_chain = attrs.evolve(view, disks=_view().disks)
+    assert recovery.decide(plan, recovery.Seen(off_chain, EMPTY)) == recovery.Decision(
+        None, "QEMU does not use the overlays, and they are empty"
+    )
+
+
+def test_what_is_recorded_when_a_migration_began() -> None:
+    """The active layers, so that nothing is lost, and no snapshot."""
+    record = steps.Record({"vda": ("/o", "qcow2")}, {"s1": "<x/>"}, "s1")
+    plan = steps.Plan("snapshot-create", "d", (steps.Step("record", record),), 0)
+    (step,) = migration.without_snapshots(plan).steps
+
+    assert isinstance(step.act, steps.Record)
+    assert (dict(step.act.active), dict(step.act.snapshots), step.act.current) == (
+        {"vda": ("/o", "qcow2")},
+        {},
+        "",
+    )
+
+
 def _pull() -> steps.Plan:
     layers = tuple(chain.Layer(f"n{n}", "qcow2", f"/i/{n}", 1) for n in (3, 2, 1))
     view = chain.View("d", "running", False, (chain.Disk("vda", "virtio", "disk", "q", layers),))
-    return pull.plan(view, requests.Pull("vda", "/i/1"), operation="op")
+    recorded = domain_xml.RecordedDomain("d", "")
+    request = requests.Pull("vda", "/i/1")
+    return pull.plan(view, request, operation="op", tree=snapshot.Tree({}), recorded=recorded, stamp="")
 
 
 def _chain(*files: str, status: str = "") -> chain.View:
