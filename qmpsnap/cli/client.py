@@ -65,6 +65,8 @@ class Client:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Seconds without a byte from the daemon after which it is given up.
+        self.patience = ANSWER_TIMEOUT
 
     def get(self, target: str) -> Document:
         return self.send("GET", target)
@@ -136,7 +138,7 @@ class Client:
 
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(ANSWER_TIMEOUT)
+        sock.settimeout(self.patience)
         try:
             sock.connect(self.path)
         except OSError as e:

@@ -129,6 +129,26 @@ class FileFact:
     size: int = 0
 
 
+#: virsh's words for what query-status says.
+RUN_STATES = {
+    "running": "running",
+    "paused": "paused",
+    "prelaunch": "paused",
+    "io-error": "paused",
+    "internal-error": "paused",
+    "inmigrate": "paused",
+    "postmigrate": "paused",
+    "finish-migrate": "paused",
+    "save-vm": "paused",
+    "restore-vm": "paused",
+    "debug": "paused",
+    "watchdog": "paused",
+    "shutdown": "in shutdown",
+    "suspended": "pmsuspended",
+    "guest-panicked": "crashed",
+}
+
+
 def targets(
     known: Mapping[str, str], devices: Iterable[tuple[str, str]], reserved: Iterable[str] = ()
 ) -> dict[str, str]:

@@ -16,7 +16,7 @@ from qmpsnap import errors
 from qmpsnap.model import names, xmltree
 
 _NS = xmltree.NAMESPACE
-
+_OWN = f"{{{_NS}}}domain/{{{_NS}}}"
 
 FORMER = 15
 
@@ -37,6 +37,8 @@ class RecordedDisk:
     device: str = "disk"
     qdev: str = ""
     was: tuple[str, ...] = ()
+    # In a snapshot: the fingerprint of ``file``, which holds the state and must not change any more; "" where none was taken.
+    stamp: str = ""
 
     def on(self, file: str, form: str) -> RecordedDisk:
         """The disk with another active layer."""
@@ -44,6 +46,14 @@ class RecordedDisk:
         if file != self.file and self.file:
             was = (*(former for former in was if former != file), self.file)
         return attrs.evolve(self, file=file, format=form, was=(*was[:1], *was[1:][-FORMER:]))
+
+
+@attrs.frozen
+class FrozenLayer:
+    """An image below an active layer that is no snapshot's state, and its fingerprint when it was first seen there."""
+
+    file: str
+    stamp: str
 
 
 @attrs.frozen
@@ -60,6 +70,7 @@ class RecordedDomain:
     monitor: str = ""
     agent: str = ""
     disks: tuple[RecordedDisk, ...] = ()
+    layers: tuple[FrozenLayer, ...] = ()
 
     def disk(self, target: str) -> RecordedDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -100,7 +111,7 @@ def element(domain: RecordedDomain) -> ET.Element:
     root = ET.Element("domain", {"type": "qemu"})
     xmltree.add(root, "name", domain.name)
     xmltree.add(root, "uuid", domain.uuid)
-    if domain.monitor or domain.agent or any(disk.qdev or disk.was for disk in domain.disks):
+    if domain.monitor or domain.agent or domain.layers or any(_is_ours(disk) for disk in domain.disks):
         _own(xmltree.add(root, "metadata"), domain)
     xmltree.add(root, "memory", str(domain.memory_kib), unit="KiB")
     xmltree.add(root, "currentMemory", str(domain.memory_kib), unit="KiB")
@@ -130,11 +141,45 @@ def _own(metadata: ET.Element, domain: RecordedDomain) -> None:
         if path := getattr(domain, name):
             ET.SubElement(own, f"{{{_NS}}}{name}", {"path": xmltree.text(path)})
     for disk in domain.disks:
-        if disk.qdev or disk.was:
+        if _is_ours(disk):
             values = {"target": disk.target, "qdev": xmltree.text(disk.qdev)}
+            if disk.stamp:
+                values["stamp"] = disk.stamp
             element = ET.SubElement(own, f"{{{_NS}}}disk", values)
             for file in disk.was:
                 ET.SubElement(element, f"{{{_NS}}}was", {"file": xmltree.text(file)})
+    for layer in domain.layers:
+        ET.SubElement(own, f"{{{_NS}}}layer", {"file": xmltree.text(layer.file), "stamp": layer.stamp})
+
+
+def _is_ours(disk: RecordedDisk) -> bool:
+    return bool(disk.qdev or disk.was or disk.stamp)
+
+
+def stamps(root: ET.Element) -> dict[str, str]:
+    """The fingerprints in a ``<domain>`` by target."""
+    found = {d.get("target", ""): d.get("stamp", "") for d in root.iterfind(f"metadata/{_OWN}disk")}
+    return {target: stamp for target, stamp in found.items() if stamp}
+
+
+def stamped(text: str, stamps: Mapping[str, str]) -> str:
+    """The ``<domain>`` with other fingerprints for these targets; all else, whoever has written it, is kept."""
+    root = ET.fromstring(text)
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.Element("metadata")
+        # libvirt's order: name, uuid, title, description, metadata.
+        before = [n for n, child in enumerate(root) if child.tag in {"name", "uuid", "title", "description"}]
+        root.insert(max(before, default=-1) + 1, metadata)
+    own = metadata.find(f"{{{_NS}}}domain")
+    if own is None:
+        own = ET.SubElement(metadata, f"{{{_NS}}}domain")
+    for target, stamp in stamps.items():
+        disk = next((d for d in own.iterfind(f"{{{_NS}}}disk") if d.get("target") == target), None)
+        if disk is None:
+            disk = ET.SubElement(own, f"{{{_NS}}}disk", {"target": target, "qdev": ""})
+        disk.set("stamp", stamp)
+    return xmltree.write(root)
 
 
 def build(domain: RecordedDomain) -> str:
@@ -151,7 +196,7 @@ def parse(text: str | bytes, origin: str) -> RecordedDomain:
     name, uuid = xmltree.content(root, "name"), xmltree.content(root, "uuid")
     if not name or not uuid or kind is None:
         raise errors.BadXml(origin=origin, reason="name, uuid or os/type is missing")
-    own = f"metadata/{{{_NS}}}domain/{{{_NS}}}"
+    own = f"metadata/{_OWN}"
     ours = {d.get("target", ""): d for d in root.iterfind(own + "disk")}
     return RecordedDomain(
         name=name,
@@ -164,6 +209,10 @@ def parse(text: str | bytes, origin: str) -> RecordedDomain:
         monitor=_path(root, own + "monitor"),
         agent=_path(root, own + "agent"),
         disks=tuple(_parsed_disk(disk, ours) for disk in root.iterfind("devices/disk")),
+        layers=tuple(
+            FrozenLayer(layer.get("file", ""), layer.get("stamp", ""))
+            for layer in root.iterfind(own + "layer")
+        ),
     )
 
 
@@ -195,4 +244,5 @@ def _parsed_disk(disk: ET.Element, ours: Mapping[str, ET.Element]) -> RecordedDi
         device=disk.get("device", "disk"),
         qdev=own.get("qdev", ""),
         was=tuple(was.get("file", "") for was in own.iterfind(f"{{{_NS}}}was")),
+        stamp=own.get("stamp", ""),
     )

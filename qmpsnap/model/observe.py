@@ -11,6 +11,7 @@ because a node never changes its file; ``Graph`` exists to be compared and to be
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,10 @@ FILTERS = frozenset(
 #: Drivers of storage itself. A device that sits on one, with no format node between, has a raw image: `-b x -F file` would
 #: be read by QEMU, but no other program knows a format of that name.
 STORAGE = frozenset({"file", "host_device"})
+
+# What no path of this host has; bytes that are no UTF-8 are \udc80 to \udcff (PEP 383). A name inside of a name is text: what
+# it holds, and how deep it nests, was not looked at when the answer was read.
+_NO_PATH = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 _DEVICE: dict[str, tuple[str, chain.DeviceKind]] = {
     "virtio-blk-device": ("virtio", "disk"),
@@ -248,12 +253,13 @@ def storage(name: str) -> str:
     if not name.startswith("json:"):
         return name
     try:
-        tree = command_line.flatten(json.loads(name.removeprefix("json:")))
-    except ValueError:
+        value = json.loads(name.removeprefix("json:"))
+        tree = command_line.flatten(value) if isinstance(value, dict) else {}
+    except (ValueError, RecursionError):
         return ""
-    return next(
-        (str(tree[key]) for key in ("file.filename", "file.file.filename", "filename") if key in tree), ""
-    )
+    keys = ("file.filename", "file.file.filename", "filename")
+    found = next((str(tree[key]) for key in keys if key in tree), "")
+    return "" if _NO_PATH.search(found) else found
 
 
 def _skipped(disk: chain.Disk) -> str:

@@ -23,6 +23,8 @@ class SnapshotDisk:
     overlay_format: str = "qcow2"
     image: str = ""
     image_format: str = ""
+    # The fingerprint of ``image`` when the snapshot was made: with another one, somebody has written to it since.
+    stamp: str = ""
     carried: str = ""
 
     @property

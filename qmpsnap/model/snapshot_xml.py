@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import attrs
 
 from qmpsnap import errors
-from qmpsnap.model import names, snapshot, xmltree
+from qmpsnap.model import domain_xml, names, snapshot, xmltree
 
 COMMENT = """<!--
 WARNING: THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE
@@ -135,23 +135,33 @@ def _memory(root: ET.Element, state: str) -> tuple[str, str]:
     return memory.get("snapshot", unsaid) if memory is not None else unsaid, file
 
 
+def stamped(value: snapshot.Snapshot, stamps: Mapping[str, str]) -> snapshot.Snapshot:
+    """The snapshot with other fingerprints of the images that hold its state, by target."""
+    if not value.domain or not stamps:
+        return value
+    disks = tuple(attrs.evolve(d, stamp=stamps.get(d.target, d.stamp)) for d in value.disks)
+    return attrs.evolve(value, disks=disks, domain=domain_xml.stamped(value.domain, stamps))
+
+
 def _disks(root: ET.Element) -> tuple[snapshot.SnapshotDisk, ...]:
-    states: dict[str, tuple[str, str]] = {}
+    inner = root.find("domain")
+    stamps = domain_xml.stamps(inner) if inner is not None else {}
+    states: dict[str, tuple[str, str, str]] = {}
     for disk in root.iterfind("domain/devices/disk"):
         target, driver = disk.find("target"), disk.find("driver")
         if target is not None:
             form = driver.get("type", "") if driver is not None else ""
-            states[target.get("dev", "")] = (_source(disk), form)
+            dev = target.get("dev", "")
+            states[dev] = (_source(disk), form, stamps.get(dev, ""))
     return tuple(_parsed_disk(disk, states) for disk in root.iterfind("disks/disk"))
 
 
-def _parsed_disk(disk: ET.Element, states: Mapping[str, tuple[str, str]]) -> snapshot.SnapshotDisk:
+def _parsed_disk(disk: ET.Element, states: Mapping[str, tuple[str, str, str]]) -> snapshot.SnapshotDisk:
     value = snapshot.SnapshotDisk(target=disk.get("name", ""))
     overlay, driver = _source(disk), disk.find("driver")
     if overlay and disk.get("snapshot", "external") == "external":
         form = driver.get("type", "qcow2") if driver is not None else "qcow2"
-        image, image_format = states.get(value.target, ("", ""))
-        value = snapshot.SnapshotDisk(value.target, overlay, form, image, image_format)
+        value = snapshot.SnapshotDisk(value.target, overlay, form, *states.get(value.target, ("", "", "")))
     return value if xmltree.same(disk, _disk(value)) else attrs.evolve(value, carried=xmltree.carried(disk))
 
 

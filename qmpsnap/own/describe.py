@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import attrs
 
 from qmpsnap import errors
 from qmpsnap.act import execute
-from qmpsnap.model import chain, domain_xml
+from qmpsnap.model import chain, domain_xml, snapshot
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -35,12 +36,16 @@ async def describe(
     )
 
 
-def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain_xml.RecordedDisk, ...]:
+def disks(
+    recorded: domain_xml.RecordedDomain, view: chain.View, witnessed: Mapping[str, str]
+) -> tuple[domain_xml.RecordedDisk, ...]:
     """The disks of the view with the layer that each shall boot, and those that are not there today.
 
     A disk that is left out of one start keeps its record: at the next it must come back on its newest layer.
     Normally that is the active one. But where QEMU was started below the newest layer that we acknowledged (by an old command
-    line: facts/qemu.md I), the record stays: see ``drift``.
+    line: facts/qemu.md I), the record stays: see ``drifted``. ``witnessed`` are the files that disks were seen to write to
+    earlier in the life of this QEMU: one that has left its recorded layer before our eyes was committed or copied by somebody,
+    and took its contents along.
     """
     found = []
     for disk in view.disks:
@@ -55,7 +60,8 @@ def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain
         )
         before = recorded.disk(disk.target)
         if before is not None:
-            moved = before if drifted(before, disk) else before.on(entry.file, entry.format)
+            followed = witnessed.get(disk.target) == before.file
+            moved = before if drifted(before, disk) and not followed else before.on(entry.file, entry.format)
             entry = attrs.evolve(entry, file=moved.file, format=moved.format, was=moved.was)
         found.append(entry)
     seen = {disk.target: disk for disk in found}
@@ -63,6 +69,14 @@ def disks(recorded: domain_xml.RecordedDomain, view: chain.View) -> tuple[domain
         seen.pop(d.target, d) for d in recorded.disks if d.target in seen or (d.device == "disk" and d.file)
     ]
     return (*kept, *seen.values())
+
+
+def unmarked(recorded: domain_xml.RecordedDomain, tree: snapshot.Tree, view: chain.View) -> list[str]:
+    """Layers below the active ones of which there is no fingerprint."""
+    known = {one.file for one in recorded.layers}
+    known |= {d.image for s in tree.snapshots.values() for d in s.disks if d.stamp}
+    below = (layer.file for disk in view.disks for layer in disk.chain[1:])
+    return [file for file in dict.fromkeys(below) if file and file not in known]
 
 
 def drifted(recorded: domain_xml.RecordedDisk, disk: chain.Disk) -> bool:

@@ -14,7 +14,7 @@ import trio
 from qmpsnap import config, errors
 from qmpsnap.act import execute
 from qmpsnap.model import domain_xml, names
-from qmpsnap.own import carry, domain, operations, sources
+from qmpsnap.own import carry, domain, imaging, operations, records, sources, trashcan
 from qmpsnap.talk import journal, store
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -36,7 +36,19 @@ class Inventory:
         self._next_id = 0
         self._nursery: trio.Nursery | None = None
         self._home = carry.Home(
-            home_store, journal.Journal(home_store.paths), self.operations, settings, self._changed
+            home_store,
+            journal.Journal(home_store.paths),
+            self.operations,
+            settings,
+            self._changed,
+            lambda: self.imaging.graph(),
+        )
+        self.imaging = imaging.Imaging(self.domains, self._sources, settings)
+        self.trash = trashcan.Trashcan(
+            self._home,
+            self.imaging.look,
+            recorded=lambda: [domain.recorded for domain in self.domains.values()],
+            operations=lambda: [one.id for domain in self.domains.values() for one in domain.open],
         )
 
     def watch(self, watcher: Callable[[str], None]) -> None:
@@ -51,6 +63,10 @@ class Inventory:
                 return found
         raise errors.NoDomain(domain=name)
 
+    def definition(self, name: str) -> str:
+        """Where the definition of the domain would be."""
+        return self._store.paths.definition_file(name)
+
     def _changed(self, name: str) -> None:
         found = self.domains.get(name)
         if found is not None and found.id is None and found.link.machine is not None:
@@ -64,6 +80,7 @@ class Inventory:
         asks for an operation of an earlier daemon finds it."""
         async with trio.open_nursery() as self._nursery:
             await self._scan()
+            self._nursery.start_soon(self.trash.run)
             task_status.started()
             while True:
                 await trio.sleep(_SCAN_EVERY)
@@ -124,23 +141,33 @@ class Inventory:
                 raise errors.DomainExists(domain=other.name, monitor=monitor)
         await execute.in_thread(_check_socket, monitor)
         before = await execute.in_thread(self._store.domain, name)
-        recorded = attrs.evolve(before or domain.blank(name), monitor=monitor, agent=agent)
+        recorded = attrs.evolve(before or records.blank(name), monitor=monitor, agent=agent)
         await execute.in_thread(self._store.record, name, recorded, {})
         self._sources.add(recorded)
         found = await self._start(name, monitor, recorded)
         await found.link.wait_settled(self._home.settings.greeting_timeout + 1)
+        if found.link.stranger:
+            await self._drop(name)
+            if before is not None:
+                await execute.in_thread(self._store.record, name, before, {})
+            raise errors.Foreign(path=monitor, name=found.link.stranger)
         return found
 
     async def detach(self, name: str) -> None:
         """The domain is no longer joined, and what was recorded of its disks is forgotten. Refused while it has snapshots, or
         operations that have not ended, or is not ours to forget."""
         found = self.get(name)
+        if found.records.bad:
+            raise found.records.bad
         if len(found.tree):
             raise errors.HasSnapshots(domain=name, count=len(found.tree))
         for operation in found.open:
             raise errors.OperationOpen(
                 operation=operation.id, verb=operation.verb, domain=name, reason=f"it is {operation.state}"
             )
+        await self._drop(name)
+
+    async def _drop(self, name: str) -> None:
         self._scopes.pop(name).cancel()
         del self.domains[name]
         self._sources.remove(name)

@@ -20,6 +20,9 @@ from qmpsnap.plan import requests, steps
 
 State = Literal["running", "recovering", "done", "failed"]
 
+#: Characters of an error's message and of each of its facts: two of the kernel's longest paths.
+LONGEST = 8192
+
 #: Ends that are remembered, in memory and on disk.
 KEPT = 512
 
@@ -134,9 +137,17 @@ def wire_error(error: errors.Error) -> dict[str, Any]:
     )
     kind = next((k.code for k in kinds if isinstance(error, k)), "error")
     facts = {
-        key: value for key, value in error.facts.items() if isinstance(value, str | int | float | bool | None)
+        key: _short(value) if isinstance(value, str) else value
+        for key, value in error.facts.items()
+        if isinstance(value, str | int | float | bool | None)
     }
-    return {"code": error.code, "kind": kind, "message": str(error), "status": error.status, "facts": facts}
+    message = _short(str(error))
+    return {"code": error.code, "kind": kind, "message": message, "status": error.status, "facts": facts}
+
+
+def _short(text: str) -> str:
+    """The text, without the middle of one that nobody would read: a request of 1 MB can have a name of 1 MB."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}[...]{text[-LONGEST // 2 :]}"
 
 
 class Operations:
@@ -184,6 +195,8 @@ class Operations:
 
     def remember(self, operation: Operation, outcome: Mapping[str, Any]) -> None:
         """Blocking. Writes down how it will be said to have ended, before the journal forgets it."""
+        # After a boot of the host the directory is not there, and qemu-launch may settle this before any daemon runs.
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
         path = f"{self._folder}/{operation.id}"
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(outcome, file)

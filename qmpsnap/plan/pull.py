@@ -18,13 +18,26 @@ import re
 from typing import Any
 
 from qmpsnap import errors
-from qmpsnap.model import chain
+from qmpsnap.model import chain, domain_xml, snapshot
+from qmpsnap.plan import migration, requests, steps
 from qmpsnap.plan import names as made
-from qmpsnap.plan import requests, steps
 
 
-def plan(view: chain.View, request: requests.Pull, *, operation: str) -> steps.Plan:
-    """The whole work, or a refusal. A layer that has nothing to take in gives a plan without steps."""
+def plan(
+    view: chain.View,
+    request: requests.Pull,
+    *,
+    operation: str,
+    tree: snapshot.Tree,
+    recorded: domain_xml.RecordedDomain,
+    stamp: str,
+) -> steps.Plan:
+    """The whole work, or a refusal. A layer that has nothing to take in gives a plan without steps.
+
+    ``stamp`` is the fingerprint of the layer that takes in. Where it is a frozen one, it reads as before, but its bytes are others
+    afterwards: the new fingerprint is recorded, unless the old one was wrong already.
+    """
+    migration.check(view, "pulled")
     disk, top = find(view, request.disk)
     base = _base(disk, top, request.base)
     if view.job_of(disk):
@@ -33,14 +46,29 @@ def plan(view: chain.View, request: requests.Pull, *, operation: str) -> steps.P
     if disk.read_only:
         raise errors.DiskReadOnly(target=disk.target)
     work = _steps(disk, top, base, operation, request.bandwidth) if layers else ()
+    holds = _holds(disk.chain[top].file, tree, stamp)
+    frozen = any(one.file == disk.chain[top].file and one.stamp == stamp for one in recorded.layers)
+    if work and (holds or frozen):
+        marked = steps.Fingerprint(disk.chain[top].file, holds)
+        work = (steps.Step("before", marked, marked), *work, steps.Step("fingerprint", marked))
+    at = {step.name: n for n, step in enumerate(work)}
     return steps.Plan(
         verb="block-pull",
         domain=view.domain,
-        steps=tuple(work),
-        commit=3 if layers else -1,
+        steps=work,
+        commit=at.get("finalize", -1),
         targets=(disk.target,),
         result={"disk": disk.target},
-        detach=1,
+        detach=at.get("copied", -1),
+    )
+
+
+def _holds(file: str, tree: snapshot.Tree, stamp: str) -> tuple[str, ...]:
+    """Snapshots whose state is in the file, and whose fingerprint of it is right."""
+    return tuple(
+        taken.name
+        for taken in tree.ordered()
+        if any(part.image == file and part.stamp == stamp != "" for part in taken.disks)
     )
 
 
@@ -51,19 +79,24 @@ def find(view: chain.View, name: str) -> tuple[chain.Disk, int]:
         return disk, 0
     if found := view.by_image(name):
         return found
-    if match := re.fullmatch(r"(\w+)\[(\d+)\]", name):
-        disk, place = view.disk(match[1]), int(match[2])
+    if match := re.fullmatch(r"(\w+)\[([0-9]+)\]", name):
+        disk, place = view.disk(match[1]), _place(match[2])
         if disk is not None and place < len(disk.chain):
             return disk, place
     raise errors.NoDiskInDomain(disk=name)
+
+
+def _place(digits: str) -> int:
+    """The number, or one beyond every chain: Python refuses to read 5000 digits."""
+    return int(digits) if len(digits) < 10 else 10**9
 
 
 def _base(disk: chain.Disk, top: int, name: str | None) -> int:
     """The place of the base in the chain; one past the end for none."""
     if name is None:
         return len(disk.chain)
-    if match := re.fullmatch(rf"{re.escape(disk.target)}\[(\d+)\]", name):
-        place = int(match[1])
+    if match := re.fullmatch(rf"{re.escape(disk.target)}\[([0-9]+)\]", name):
+        place = _place(match[1])
         if not top < place < len(disk.chain):
             raise errors.NoIndex(index=match[1], target=disk.target)
         return place

@@ -56,4 +56,11 @@ class Forget:
     children_only: bool = False
 
 
-Request = SnapshotCreate | Pull | SetCurrent | Forget
+@attrs.frozen
+class Accept:
+    """What is there is right: the layers that run, and the images that somebody has written to."""
+
+    dry_run: bool = False
+
+
+Request = SnapshotCreate | Pull | SetCurrent | Forget | Accept

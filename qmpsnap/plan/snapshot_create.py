@@ -18,26 +18,11 @@ import attrs
 
 from qmpsnap import errors
 from qmpsnap.model import chain, domain_xml, names, snapshot, snapshot_xml
+from qmpsnap.plan import migration, requests, steps
 from qmpsnap.plan import names as made
-from qmpsnap.plan import requests, steps
 
 #: libvirt's limit (facts/libvirt.md 12); QEMU itself goes on, but opens every image at each start.
 DEEPEST = 200
-
-#: Statuses in which QEMU owns its images and no migration shares them (facts/lab.md 16: QEMU itself refuses nothing).
-SAFE = frozenset(
-    {
-        "running",
-        "paused",
-        "prelaunch",
-        "io-error",
-        "debug",
-        "watchdog",
-        "suspended",
-        "guest-panicked",
-        "internal-error",
-    }
-)
 
 # How QEMU's node options must be written; an overlay made by snapshot-sync loses these two (facts/qemu.md 14).
 _LOST = ("native", "io_uring")
@@ -59,9 +44,7 @@ def choose(
     names.check_text(request.description, "description", lines=True)
     if not request.no_metadata and name in tree.snapshots:
         raise errors.SnapshotExists(name=name)
-    if view.status not in SAFE or view.migrating:
-        reason = "a migration is under way" if view.migrating else f"its status is {view.status}"
-        raise errors.WrongStatus(domain=view.domain, reason=reason)
+    migration.check(view, "snapshotted")
     specs = _specs(view, request.disks)
     chosen = []
     for disk in view.disks:
@@ -136,6 +119,7 @@ def plan(
                 active={o.disk.target: (o.file, "qcow2") for o in overlays},
                 snapshots={name: snapshot_xml.build(metadata)} if metadata else {},
                 current=name if metadata else "",
+                fresh=True,
             ),
         )
     )
@@ -248,9 +232,9 @@ def _metadata(
 ) -> snapshot.Snapshot:
     """The snapshot: its disks name the new overlays, its ``<domain>`` the images that hold the state."""
     state = domain.on({d.target: (d.active.file, d.active.format) for d in view.disks if d.chain})
-    # Former layers, and disks that are not there, are the domain's; in every snapshot they would make files grow.
+    # Former and frozen layers, and disks that are not there, are the domain's; in every snapshot they would make files grow.
     there = (d for d in state.disks if view.disk(d.target))
-    state = attrs.evolve(state, disks=tuple(attrs.evolve(d, was=()) for d in there))
+    state = attrs.evolve(state, disks=tuple(attrs.evolve(d, was=()) for d in there), layers=())
     made_by = {o.disk.target: o for o in overlays}
     disks = []
     for disk in view.disks:

@@ -98,13 +98,15 @@ class ExpectActive:
 class Record:
     """On disk, durable: the active layers (target to file and format) and the snapshot's metadata, if it has any.
 
-    ``current`` names the snapshot that becomes the current one.
+    ``current`` names the snapshot that becomes the current one. ``fresh``: the images that hold the states of ``snapshots`` have
+    just been frozen, and their fingerprints are taken.
     """
 
     active: Mapping[str, tuple[str, str]]
     snapshots: Mapping[str, str]
     current: str = ""
     remove: tuple[str, ...] = ()
+    fresh: bool = False
 
     def __str__(self) -> str:
         parts = [f"{t} boots {file}" for t, (file, _format) in self.active.items()]
@@ -113,6 +115,18 @@ class Record:
         return f"record: {', '.join(parts) or 'nothing'}" + (
             f"; current is {self.current}" if self.current else ""
         )
+
+
+@attrs.frozen
+class Fingerprint:
+    """The fingerprint of ``file``, which reads as before although it was written to, is recorded in each of ``snapshots`` whose
+    state it holds, and with the domain's frozen layers if it is one; durable."""
+
+    file: str
+    snapshots: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"record the fingerprint of {self.file}"
 
 
 @attrs.frozen
@@ -204,6 +218,7 @@ Act = (
     | Command
     | ExpectActive
     | Record
+    | Fingerprint
     | StartJob
     | AwaitJob
     | CancelJob

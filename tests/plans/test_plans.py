@@ -53,7 +53,11 @@ def _plan(case: Path) -> steps.Plan:
     verb = request.pop("verb")
     tree = snapshot.Tree.of(_converter.structure(_load(case, "tree.json", []), list[snapshot.Snapshot]))
     if verb == "pull":
-        return pull.plan(view, _converter.structure(request, requests.Pull), operation=OPERATION)
+        wanted_pull = _converter.structure(request, requests.Pull)
+        stamp = _load(case, "stamp.json", "")
+        return pull.plan(
+            view, wanted_pull, operation=OPERATION, tree=tree, recorded=_domain(view), stamp=stamp
+        )
     if verb == "forget":
         return metadata.forget(view.domain, tree, _converter.structure(request, requests.Forget))
     if verb == "current":
