@@ -11,13 +11,30 @@ class NotRunning(Refused):
 
 
 class WrongStatus(Busy):
-    msg = "Requested operation is not valid: domain '{self.domain}' cannot be snapshotted now: {self.reason}"
+    msg = "Requested operation is not valid: domain '{self.domain}' cannot be {self.act} now: {self.reason}"
     code = "wrong-status"
+
+
+class MigrationBegan(Error):
+    """Past the commit point: QEMU writes to the overlays. Whether the state below stays as it is, is not ours to know."""
+
+    msg = (
+        "domain '{self.domain}': {self.reason} since before the snapshot was complete, and none is recorded: this QEMU writes"
+        " to {self.overlays}, a destination that was started earlier will write to {self.below} below it; cancel the"
+        " migration (migrate_cancel), and start the destination anew on {self.overlays}"
+    )
+    code = "migration-began"
+    http = 409
 
 
 class DiskBusy(Busy):
     msg = "Operation not supported: disk '{self.target}' already in active block job"
     code = "disk-busy"
+
+
+class ImageBusy(Busy):
+    msg = "'{self.file}' is used by the operation {self.operation} of {self.owner}, which is not finished yet"
+    code = "image-busy"
 
 
 class OperationOpen(Busy):
@@ -63,6 +80,16 @@ class MonitorDenied(Refused):
     msg = "cannot connect to monitor {self.path}: {self.reason}"
     code = "monitor-denied"
     http = 403
+
+
+class Foreign(Refused):
+    """libvirtd keeps its own record of the disks: a change that it does not make is lost at the next boot (facts/libvirt.md 25)."""
+
+    msg = (
+        "the machine at {self.path} is libvirtd's domain '{self.name}': use virsh for it, or start it without libvirtd"
+        " (qemu-launch)"
+    )
+    code = "foreign"
 
 
 class MonitorGarbage(Error):

@@ -52,6 +52,14 @@ class TooManyConnections(Busy):
     http = 503
 
 
+class TooMuch(Busy):
+    """What all clients send at the same moment is limited, too."""
+
+    msg = "the bodies of all requests together are larger than {self.limit} bytes"
+    code = "too-much"
+    http = 503
+
+
 class NoRoute(Refused):
     msg = "{self.method} {self.path}: {self.reason}"
     code = "no-route"

@@ -89,6 +89,17 @@ _DOMAIN_VERBS = (
         OUTPUT,
     ),
     Verb(
+        "check",
+        "check.check",
+        "find what is wrong",
+        "Check disks, snapshots and images; exit status 3 when something is wrong.",
+        _text("domain", "domain name; without one, all"),
+        _flag("quick", "do not run qemu-img check, nor ask qemu-launch"),
+        _flag("accept", "take the layers that run, and images that were written to, for right"),
+        DRY_RUN,
+        OUTPUT,
+    ),
+    Verb(
         "detach", "domain.detach", "leave a machine", "No longer join a machine; the machine goes on.", DOMAIN
     ),
 )
@@ -247,10 +258,33 @@ _BLOCK_VERBS = (
     ),
 )
 
+_IMAGE_VERBS = (
+    Verb(
+        "orphans",
+        "image.orphans",
+        "list images that nobody needs",
+        "List images of the known directories that nothing needs, or move them to the trash.",
+        _flag("remove", "move to the trash: those that were ours, or the files that are named"),
+        Option("file", ARGV, "with --remove, path of an orphan"),
+        OUTPUT,
+    ),
+    Verb(
+        "trash",
+        "image.trash",
+        "list removed images",
+        "List the images in the trash, put one back, or delete them now.",
+        _text("restore", "id of an image to be put back where it was", fills=False),
+        _flag("empty", "delete now: everything, or the ids that are named"),
+        Option("id", ARGV, "with --empty, id of an image to be deleted"),
+        OUTPUT,
+    ),
+)
+
 GROUPS = (
     ("Domains", "domain", _DOMAIN_VERBS),
     ("Snapshots", "snapshot", _SNAPSHOT_VERBS),
     ("Block jobs and operations", "block", _BLOCK_VERBS),
+    ("Images", "image", _IMAGE_VERBS),
 )
 
 
