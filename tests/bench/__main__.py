@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.bench import create, lists, memory, pause, pull, timing
+from tests.bench import create, lists, memory, pause, pull, safety, timing
 from tests.bench.rig import Rig
 from tests.lab import images
 
@@ -19,6 +19,9 @@ BENCHES: dict[str, Callable[[Rig], Iterator[timing.Row]]] = {
     "pull": pull.pull,
     "depth": create.depth,
     "memory": memory.memory,
+    "look": safety.looks,
+    "graph": safety.graph,
+    "recovery": safety.recovery,
     "pause": pause.pause,
 }
 
