@@ -13,16 +13,17 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 import qmpsnap
 from qmpsnap import errors
 from qmpsnap.act import execute
 from qmpsnap.model import snapshot_xml
-from qmpsnap.own import domain, inventory, operations
+from qmpsnap.own import checking, domain, inventory, operations
 from qmpsnap.plan import requests
-from qmpsnap.server import bus, decode, openapi, show
+from qmpsnap.server import bus, decode, openapi, show, show_images
+from qmpsnap.server.answer import JSONResponse
 from qmpsnap.server.stream import Stream
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -49,6 +50,8 @@ class Api:
             ("POST", "/v1/domains", self.attach),
             ("GET", d, self.domain),
             ("DELETE", d, self.detach),
+            ("GET", f"{d}/check", self.check),
+            ("POST", f"{d}/accept", self.accept),
             ("GET", f"{d}/disks", self.disks),
             ("GET", f"{d}/jobs", self.jobs),
             ("POST", f"{d}/disks/{{disk:path}}/job/abort", self.abort),
@@ -60,6 +63,12 @@ class Api:
             ("GET", f"{d}/snapshots/{{name}}", self.snapshot),
             ("DELETE", f"{d}/snapshots/{{name}}", self.forget),
             ("GET", f"{d}/snapshots/{{name}}/xml", self.snapshot_xml),
+            ("GET", "/v1/orphans", self.orphans),
+            ("POST", "/v1/orphans/remove", self.remove_orphans),
+            ("GET", "/v1/trash", self.trash),
+            ("DELETE", "/v1/trash", self.empty_trash),
+            ("DELETE", "/v1/trash/{id}", self.delete_trash),
+            ("POST", "/v1/trash/{id}/restore", self.restore),
             ("GET", "/v1/operations/{id}", self.operation),
             ("GET", "/v1/operations/{id}/events", self.operation_events),
         ]
@@ -93,6 +102,19 @@ class Api:
     async def detach(self, request: Request) -> Response:
         await self._domains.detach(request.path_params["domain"])
         return Response(status_code=204)
+
+    async def check(self, request: Request) -> Response:
+        found, full = self._domain(request), _flag(request, "full")
+        seen = await found.inspect()
+        if full:
+            running = found.state != "shut off"
+            seen = await execute.in_thread(
+                checking.with_tools, seen, self._domains.definition(found.name), running
+            )
+        return JSONResponse(show.check_object(seen))
+
+    async def accept(self, request: Request) -> Response:
+        return await self._submit(request, decode.body(await request.body(), requests.Accept))
 
     # --- disks and jobs ---
 
@@ -161,6 +183,29 @@ class Api:
 
     async def pull(self, request: Request) -> Response:
         return await self._submit(request, decode.body(await request.body(), requests.Pull))
+
+    # --- orphans and the trash ---
+
+    async def orphans(self, _request: Request) -> Response:
+        return JSONResponse(show_images.orphans_object(*await self._domains.trash.find_orphans()))
+
+    async def remove_orphans(self, request: Request) -> Response:
+        wanted = decode.body(await request.body(), decode.Remove)
+        return JSONResponse(show_images.removed_object(await self._domains.trash.remove(wanted.files)))
+
+    async def trash(self, _request: Request) -> Response:
+        return JSONResponse(show_images.contents_object(await self._domains.trash.contents()))
+
+    async def restore(self, request: Request) -> Response:
+        found = await self._domains.trash.restore(request.path_params["id"])
+        return JSONResponse(show_images.trash_object(found))
+
+    async def delete_trash(self, request: Request) -> Response:
+        await self._domains.trash.delete(request.path_params["id"])
+        return Response(status_code=204)
+
+    async def empty_trash(self, _request: Request) -> Response:
+        return JSONResponse(show_images.emptied_object(await self._domains.trash.empty()))
 
     # --- operations ---
 

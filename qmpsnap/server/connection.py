@@ -17,12 +17,17 @@ class Connection:
     """Requests one after the other, until the client or we have enough."""
 
     def __init__(
-        self, app: ASGIApp, stream: trio.abc.HalfCloseableStream, limits: wire.Limits, peer: Peer | None
+        self,
+        app: ASGIApp,
+        stream: trio.abc.HalfCloseableStream,
+        limits: wire.Limits,
+        peer: Peer | None,
+        budget: wire.Budget,
     ) -> None:
         self._app = app
         self._stream = stream
         self._peer = peer
-        self._wire = wire.Wire(stream, limits)
+        self._wire = wire.Wire(stream, limits, budget)
         self._idle = trio.CancelScope()
         self._exchange: exchange.Exchange | None = None
         self._stopping = False

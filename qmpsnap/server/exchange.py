@@ -36,6 +36,7 @@ class Exchange:
         self._safe = request.method in SAFE
         self._handler = trio.CancelScope()
         self._unread = bytearray()
+        self._size = 0  # of the body so far
         self._body_read = False  # to its end, from the client
         self._body_told = False  # to its end, to the app
         self._left = False  # nothing more comes: the client left, or ``_refusal``
@@ -56,6 +57,12 @@ class Exchange:
 
         A GET's handler is cancelled when the client leaves; any other runs to its end. Raises `wire.Gone`.
         """
+        try:
+            await self._run(app)
+        finally:
+            self._wire.budget.end(self._size)
+
+    async def _run(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             with bugs_logged("request failed", method=self._scope["method"], path=self._scope["path"]):
@@ -153,11 +160,13 @@ class Exchange:
             self._handler.cancel()
 
     async def _read_body(self) -> None:
-        limits, size = self._wire.limits, 0
+        limits = self._wire.limits
         with trio.move_on_after(limits.body):
             while (piece := await self._wire.body()) is not None:
-                if (size := size + len(piece)) > limits.body_bytes:
+                if self._size + len(piece) > limits.body_bytes:
                     raise errors.BodyTooLarge(limit=limits.body_bytes)
+                self._wire.budget.grow(self._size, len(piece))
+                self._size += len(piece)
                 self._unread += piece
                 self._tell()
             self._body_read = True

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from qmpsnap import errors
 from qmpsnap.server import listen
 from qmpsnap.server.connection import Connection
-from qmpsnap.server.wire import Limits
+from qmpsnap.server.wire import Budget, Limits
 
 __all__ = ["DEFAULTS", "Limits", "serve"]
 
@@ -66,6 +66,7 @@ class _Server:
         self._limits = limits
         self._served: dict[Connection, int] = {}  # and by which uid
         self._refused = 0
+        self._budget = Budget(limits)
         self._stopping = trio.Event()
 
     async def hold(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
@@ -86,7 +87,7 @@ class _Server:
         if self._stopping.is_set():
             return
         peer = listen.peer(stream.socket)
-        connection = Connection(self._app, stream, self._limits, peer)
+        connection = Connection(self._app, stream, self._limits, peer, self._budget)
         if refusal := self._refusal(peer.uid):
             await self._refuse(connection, refusal)
             return

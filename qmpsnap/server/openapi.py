@@ -9,7 +9,7 @@ import attrs
 
 import qmpsnap
 from qmpsnap.plan import requests
-from qmpsnap.server import decode
+from qmpsnap.server import decode, schemas
 
 _BASIC = {str: "string", int: "integer", bool: "boolean", float: "number"}
 
@@ -22,6 +22,8 @@ OPERATIONS: list[tuple[str, str, str, type | None, str]] = [
     ("post", "/v1/domains", "Attach a machine by its monitor", decode.Attach, "201"),
     ("get", "/v1/domains/{domain}", "One domain", None, "200"),
     ("delete", "/v1/domains/{domain}", "Detach", None, "204"),
+    ("get", "/v1/domains/{domain}/check", "What is wrong with it; ?full=true asks qemu-img too", None, "200"),
+    ("post", "/v1/domains/{domain}/accept", "Take what is there for right", requests.Accept, "202"),
     ("get", "/v1/domains/{domain}/disks", "Its disks and their chains", None, "200"),
     ("get", "/v1/domains/{domain}/jobs", "Its block jobs", None, "200"),
     ("post", "/v1/domains/{domain}/disks/{disk}/job/abort", "Abort a job", None, "202"),
@@ -33,6 +35,12 @@ OPERATIONS: list[tuple[str, str, str, type | None, str]] = [
     ("get", "/v1/domains/{domain}/snapshots/{name}", "One snapshot", None, "200"),
     ("delete", "/v1/domains/{domain}/snapshots/{name}", "Forget a snapshot's metadata", None, "202"),
     ("get", "/v1/domains/{domain}/snapshots/{name}/xml", "One snapshot as libvirt's XML", None, "200"),
+    ("get", "/v1/orphans", "Images that nobody needs, with the proof", None, "200"),
+    ("post", "/v1/orphans/remove", "Move orphans to the trash", decode.Remove, "200"),
+    ("get", "/v1/trash", "Removed images", None, "200"),
+    ("delete", "/v1/trash", "Delete every removed image", None, "200"),
+    ("delete", "/v1/trash/{id}", "Delete a removed image", None, "204"),
+    ("post", "/v1/trash/{id}/restore", "Put a removed image back", None, "200"),
     ("get", "/v1/operations/{id}", "One operation", None, "200"),
     ("get", "/v1/operations/{id}/events", "Its changes, as server-sent events", None, "200"),
 ]
@@ -42,50 +50,40 @@ def document() -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
     for method, path, summary, body, status in OPERATIONS:
-        paths.setdefault(path, {})[method] = _operation(path, summary, body, status)
+        paths.setdefault(path, {})[method] = _operation(method, path, summary, body, status)
     return {
         "openapi": "3.1.0",
         "info": {"title": "qmpsnap", "version": qmpsnap.__version__},
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}},
+        "components": {"schemas": schemas.COMPONENTS},
     }
 
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "kind", "status", "message", "facts"],
-            "properties": {
-                "code": {"type": "string"},
-                "kind": {"type": "string"},
-                "status": {"type": "integer"},
-                "message": {"type": "string"},
-                "facts": {"type": "object"},
-            },
-        }
-    },
-}
-
-
-def _operation(path: str, summary: str, body: type | None, status: str) -> dict[str, Any]:
+def _operation(method: str, path: str, summary: str, body: type | None, status: str) -> dict[str, Any]:
     failure = {
         "description": "Why not",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    done: dict[str, Any] = {"description": "Done"}
+    if status != "204":
+        done["content"] = schemas.content(method, path)
     operation: dict[str, Any] = {
         "summary": summary,
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ],
-        "responses": {status: {"description": "Done"}, "default": failure},
+        "responses": {status: done, "default": failure},
     }
-    if status == "202":
-        operation["parameters"].append({"name": "wait", "in": "query", "schema": {"type": "boolean"}})
-        operation["responses"]["200"] = {"description": "Done, after waiting for its end"}
+    flags = [*schemas.FLAGS.get((method, path), ())]
+    if status == "202" and not path.endswith("/job/abort"):
+        flags.append("wait")
+        waited = {**done["content"], **schemas.FOLLOWED}
+        operation["responses"]["200"] = {
+            "description": "Done, after waiting for its end; or its changes, for who accepts events",
+            "content": waited,
+        }
+    operation["parameters"] += [{"name": name, "in": "query", "schema": schemas.FLAG} for name in flags]
     if body is not None:
         content = {"application/json": {"schema": schema(body)}}
         operation["requestBody"] = {"required": True, "content": content}

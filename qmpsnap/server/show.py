@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+
 from qmpsnap import errors
 from qmpsnap.model import chain, domain_xml, names, snapshot
 from qmpsnap.own import domain, operations
+from qmpsnap.plan import check
 from qmpsnap.talk import qemu_img
 
 Json = dict[str, Any]
@@ -33,6 +36,17 @@ def domain_object(found: domain.Domain) -> Json:
         "memory_kib": recorded.memory_kib,
         "snapshots": len(found.tree),
         "operations": [operation.id for operation in found.open],
+    }
+
+
+def check_object(seen: check.Seen) -> Json:
+    """Check."""
+    return {
+        "domain": seen.recorded.name,
+        "disks": len(seen.recorded.disks),
+        "snapshots": len(seen.tree),
+        "images": len(seen.graph.of(seen.recorded.name)),
+        "findings": [attrs.asdict(one) for one in check.findings(seen)],
     }
 
 

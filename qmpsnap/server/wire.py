@@ -30,9 +30,35 @@ class Limits:
     keep_alive: float = 60.0  # between two requests
     header_bytes: int = 64 * 1024
     body_bytes: int = 1024 * 1024
+    # Of all clients together, without the first 16 KiB of each, so that large bodies do not keep small requests out: 750 bodies
+    # of 1 MiB would fill a small host's memory.
+    bodies_bytes: int = 16 * 1024 * 1024
+    small_body_bytes: int = 16 * 1024
     connections: int = 1000  # systemd's default is 1024 files: raise LimitNOFILE= beside it
     connections_per_uid: int = 750  # one user can be refused, and cannot have the others refused
     grace: float = 0.7  # from stop to the last request's end: with 0.8 SIGTERM took 0.93 s on a busy host, and 1 s is the aim
+
+
+class Budget:
+    """What the large bodies of all clients may take together."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._taken = 0
+
+    def grow(self, size: int, more: int) -> None:
+        """A body of ``size`` bytes gets more. Raises `TooMuch` where there is no room for them."""
+        taken = self._taken + self._counted(size + more) - self._counted(size)
+        if taken > self._limits.bodies_bytes:
+            raise errors.TooMuch(limit=self._limits.bodies_bytes)
+        self._taken = taken
+
+    def end(self, size: int) -> None:
+        """A body of that size is no longer kept."""
+        self._taken -= self._counted(size)
+
+    def _counted(self, size: int) -> int:
+        return max(0, size - self._limits.small_body_bytes)
 
 
 class Gone(ConnectionError):
@@ -42,8 +68,9 @@ class Gone(ConnectionError):
 class Wire:
     """One connection's h11 state and stream."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, limits: Limits) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, limits: Limits, budget: Budget) -> None:
         self.limits = limits
+        self.budget = budget
         self._stream = stream
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._whole = True  # no write was cut off in its middle

@@ -13,7 +13,7 @@ import struct
 import structlog
 import trio
 
-from qmpsnap import errors
+from qmpsnap import errors, faults
 from qmpsnap.talk import wire
 
 # Half a line would corrupt the session, so a write is shielded from cancellation, and a write without
@@ -36,6 +36,7 @@ class Link:
         self.path = path
         self.peer_pid = _peer_pid(sock)
         self._address: object = sock.getpeername()
+        faults.connection(sock)
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self._splitter = wire.Splitter(line_limit)
         self._lines: collections.deque[bytes] = collections.deque()
@@ -84,8 +85,9 @@ class Link:
             self._stream.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket at once; whoever receives gets Disconnected."""
+        """Close the socket at once; whoever receives gets Disconnected, and what was not read is let go."""
         self._stream.socket.close()
+        self._lines.clear()
 
     def other_is_served(self) -> bool:
         """Whether the server has accepted a client while we still wait to be accepted.

@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 import trio
 
-from qmpsnap import errors
+from qmpsnap import errors, faults
+from qmpsnap.model import replies
 from qmpsnap.talk import link, wire
 from qmpsnap.talk.wire import Event
 
@@ -25,6 +26,9 @@ EVENTS_KEPT = 1024
 
 # A free monitor greets within milliseconds; a user should see soon that ours is not free.
 GREETING_TIMEOUT = 2.0
+
+# Commands that change nothing: one whose answer is lost is sent again, and no crash point lies behind it.
+_LOOKS = ("query-", "x-debug-query-", "qom-get")
 
 _log = structlog.stdlib.get_logger(__name__)
 _level = logging.getLogger(__name__)
@@ -96,6 +100,8 @@ class Monitor(trio.abc.AsyncResource):
         once begun is written whole, and its late answer reaches nobody else.
         """
         (call,) = await self._start([(command, arguments)])
+        if not command.startswith(_LOOKS):
+            faults.point(f"sent-{command}")
         return await self._answer_to(call)
 
     async def execute_all(self, *commands: str) -> list[Any]:
@@ -177,6 +183,7 @@ class Monitor(trio.abc.AsyncResource):
     def _route(self, message: wire.Greeting | Event | wire.Reply | wire.Failure) -> None:
         match message:
             case Event():
+                replies.check_event(message.name, message.data)
                 self._publish(message)
             case wire.Greeting():
                 raise errors.MonitorGarbage(reason="greets twice", excerpt=str(message.version))
@@ -195,7 +202,11 @@ class Monitor(trio.abc.AsyncResource):
                 self._subscribers.remove(subscriber)
 
     def _answer(self, message: wire.Reply | wire.Failure) -> None:
-        call = self._calls.pop(message.id or "", None)
+        call = self._calls.get(message.id or "")
+        if call is not None and not call.abandoned and isinstance(message, wire.Reply):
+            # Who answers one command with nonsense is not believed in anything: the link ends, also for this call.
+            replies.check(call.command, message.value)
+        self._calls.pop(message.id or "", None)
         if call is None:
             self.unknown_replies += 1
             _debug("Reply %s is to no command of this session", message.id, monitor=self.path)
@@ -209,7 +220,8 @@ class Monitor(trio.abc.AsyncResource):
     def _end(self, reason: errors.Error) -> None:
         if self.reason is not None:
             return
-        self.reason = reason
+        # Without its traceback, whose frames hold what was read: megabytes, in a cycle that is freed only some day.
+        self.reason = reason.with_traceback(None)
         self._link.close()
         for call in self._calls.values():
             call.done.set()
@@ -229,6 +241,7 @@ async def connect(
     path: str | os.PathLike[str],
     *,
     on_state: Callable[[State], None] = lambda state: None,
+    vet: Callable[[int], None] = lambda pid: None,
     greeting_timeout: float = GREETING_TIMEOUT,
     write_timeout: float = link.WRITE_TIMEOUT,
     line_limit: int = wire.LINE_LIMIT,
@@ -238,6 +251,7 @@ async def connect(
     A monitor serves one client, and a waiting socket is served the moment that the other leaves, while
     one that gives up stays in the short queue: so there is no timeout. ``on_state`` is told of every
     change of `State`, TAKEN or HUNG after ``greeting_timeout``. Events before READY reach nobody.
+    ``vet`` is told who listens before a word is said, and may raise an error of its own.
 
     Raises MonitorBusy, MonitorGone, MonitorDenied or MonitorGarbage, never in a group; then, and when
     cancelled, the socket is closed and no task is left.
@@ -247,12 +261,14 @@ async def connect(
     # client left behind to the client that comes after it (seen, between greeting and negotiation).
     session = secrets.token_hex(8)
     try:
+        vet(wire_link.peer_pid)
         version = await _negotiate(wire_link, session, greeting_timeout, on_state)
         monitor = Monitor(wire_link, version, session)
         nursery.start_soon(monitor._read, name=f"monitor {wire_link.path}")
     except errors.Disconnected as error:
         wire_link.close()
-        raise errors.MonitorGone(path=wire_link.path, reason=str(error)) from None
+        # Somebody took us in before he left: that nobody is there has not been seen.
+        raise errors.MonitorGone(path=wire_link.path, reason=str(error), met=True) from None
     except BaseException:
         wire_link.close()
         raise

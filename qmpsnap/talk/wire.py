@@ -5,7 +5,8 @@ The framing is ours, the rest is qemu.qmp's (`Message`, `models`), which imports
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -15,11 +16,26 @@ from qemu.qmp.message import Message
 
 from qmpsnap import errors
 
-# query-named-block-nodes, not flat, of a chain of 200 images has 10.1 MB (facts/qemu.md, depth table);
-# no answer of a sane QEMU is three times that, and a peer that is not QEMU shall not fill our memory.
-LINE_LIMIT = 32 * 1024 * 1024
+# The longest answer that we ask for is query-block, about 0.1 MB for a chain of 200 images: 80 such disks have room. Read as
+# text a line can need four times its bytes, and a peer that is not QEMU shall not fill our memory.
+LINE_LIMIT = 8 * 1024 * 1024
+
+# Up to 1024 events are kept for a reader that is slow. QEMU's own have less than 1 KiB and 50 values, but for an error's text.
+EVENT_LIMIT = 16 * 1024
+EVENT_VALUES_LIMIT = 500
+
+# An error is shown to people and kept with its operation; QEMU's are a sentence and a path or two.
+DESC_LIMIT = 16 * 1024
+
+# Read, a value of three bytes ("[],") takes seventy: 8 MB of them would take 200.
+VALUES_LIMIT = 500_000
+_FEW = 1024 * 1024  # no line up to this length can hold too many
 
 EXCERPT = 80
+
+# What JSON can write and no QEMU says: a NUL, and half a character, which nothing can store or pass on.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
 @attrs.frozen
@@ -75,7 +91,9 @@ class Splitter:
         first, *others = chunk.split(b"\n")
         self._rest += first
         if len(self._rest) > self._limit:
-            raise _garbage(f"line longer than {self._limit} bytes", bytes(self._rest[: EXCERPT + 1]))
+            start = bytes(self._rest[: EXCERPT + 1])
+            self._rest.clear()
+            raise _garbage(f"line longer than {self._limit} bytes", start)
         if not others:
             return []
         lines = [bytes(self._rest), *map(bytes, others[:-1])]
@@ -103,7 +121,12 @@ def parse(line: bytes) -> Greeting | Event | Reply | Failure:
     The raw line hangs on no exception: those of qemu.qmp print all of it in their tracebacks.
     """
     try:
-        return _classify(Message(line))
+        _check_raw(line)
+        message = Message(line)
+        _check_texts(line, message)
+        if "event" in message:
+            return _event(message, line)
+        return _classify(message)
     except RecursionError:
         reason = "nested too deep"
     except UnicodeDecodeError as error:
@@ -118,22 +141,54 @@ def parse(line: bytes) -> Greeting | Event | Reply | Failure:
     raise _garbage(reason, line)
 
 
-def _classify(message: Message) -> Greeting | Event | Reply | Failure:
-    if "event" in message:
-        return _event(message)
+def _check_raw(line: bytes) -> None:
+    if b"\0" in line:  # Python would guess UTF-16 from it
+        raise ValueError("a byte is zero")
+    if len(line) > _FEW and _values(line) > VALUES_LIMIT:
+        raise ValueError(f"more than {VALUES_LIMIT} values")
+
+
+def _values(line: bytes) -> int:
+    """How many values the line holds, or more: commas and brackets in texts count, too."""
+    return sum(map(line.count, (b",", b"[", b"{")))
+
+
+def _check_texts(line: bytes, message: Message) -> None:
+    if _SUSPECT.search(line) and any(map(_NO_TEXT.search, _texts(dict(message)))):
+        raise ValueError("a text holds a NUL or half a character")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys as well."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _classify(message: Message) -> Greeting | Reply | Failure:
     ident = message.get("id")
     known = ident if isinstance(ident, str) else None
     if "return" in message:
         return Reply(known, message["return"])
     if "error" in message:
         error = models.ErrorResponse(message).error
-        return Failure(known, error.class_, error.desc)
+        return Failure(known, error.class_, error.desc[:DESC_LIMIT])
     if "QMP" in message:
         return _greeting(models.Greeting(message).QMP)
     raise TypeError("no QMP message has these members")
 
 
-def _event(message: Message) -> Event:
+def _event(message: Message, line: bytes) -> Event:
+    if len(line) > EVENT_LIMIT:
+        raise ValueError(f"an event longer than {EVENT_LIMIT} bytes")
+    if _values(line) > EVENT_VALUES_LIMIT:
+        raise ValueError(f"an event with more than {EVENT_VALUES_LIMIT} values")
     name, data, stamp = message["event"], message.get("data", {}), message.get("timestamp", {})
     if not isinstance(name, str) or not isinstance(data, Mapping) or not isinstance(stamp, Mapping):
         raise TypeError("an event's members have the wrong types")

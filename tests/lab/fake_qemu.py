@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import trio
@@ -28,14 +28,17 @@ class HangUp(Exception):
 
 
 class Machine:
-    """What outlives a client: `-machine none -S` and whether it runs."""
+    """What outlives a client: `-machine none -S` and whether it runs; or, with `recorded` answers, the machine that gave them."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: Mapping[str, Any] | None = None) -> None:
         self.status = "prelaunch"
         self.quit = False
+        self.recorded = dict(recorded or {})
 
     def execute(self, command: str, arguments: Message) -> tuple[list[Message], Message]:
         """Return the events and the reply (without id) of one command."""
+        if (key := asked(command, arguments)) in self.recorded:
+            return [], {"return": self.recorded[key]}
         method = getattr(self, "do_" + command.replace("-", "_"), None)
         if method is None:
             return [], failure("CommandNotFound", f"The command {command} has not been found")
@@ -129,10 +132,13 @@ Session = Callable[[Link], Awaitable[None]]
 class FakeQemu:
     """A monitor socket that serves one client at a time, by a session; others wait, as with QEMU."""
 
-    def __init__(self, path: str, session: Session | None = None) -> None:
+    def __init__(
+        self, path: str, session: Session | None = None, recorded: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = path
         self.session = session or good
-        self.machine = Machine()
+        self.machine = Machine(recorded)
+        self._serving = trio.CancelScope()
         # QEMU's own backlog: two clients fit in, the third gets EAGAIN
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -144,8 +150,21 @@ class FakeQemu:
             while not self.machine.quit:
                 client, _ = await listener.accept()
                 async with trio.SocketStream(client) as stream:
-                    with contextlib.suppress(HangUp, trio.BrokenResourceError):
+                    with (
+                        trio.CancelScope() as self._serving,
+                        contextlib.suppress(HangUp, trio.BrokenResourceError),
+                    ):
                         await self.session(Link(stream, self.machine))
+
+    def behave(self) -> None:
+        """Hang up on the client, and serve the next one as QEMU does."""
+        self.session = good
+        self._serving.cancel()
+
+
+def asked(command: str, arguments: Message) -> str:
+    """The key of a recorded answer."""
+    return f"{command} {json.dumps(arguments, sort_keys=True)}"
 
 
 def event(name: str, data: Message | None = None) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import attrs
@@ -160,6 +161,11 @@ SEED = snapshot_xml.build(
         ),
     )
 ).encode()
+#: What libvirt itself wrote.
+SAMPLES = [
+    SEED,
+    *(path.read_bytes() for path in sorted((Path(__file__).parent.parent / "xml").glob("*/*.xml"))),
+]
 GARBAGE = [
     *(b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"&b;", b"&#0;", b"&#xd800;", b"<![CDATA[", b"]]>", b"<?p?>", b"<!--", b"-->"),
     *(b"<?xml version='1.1'?>", b"<?xml version='1.0' encoding='x'?>", b"xmlns:xml='u'", b"xmlns='u'", b" a='1' a='2'"),
@@ -169,8 +175,8 @@ GARBAGE = [
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A good file cut, doubled, swapped and sprinkled with what should not be there."""
-    data = bytearray(SEED)
+    """A good file, ours or libvirt's, cut, doubled, swapped and sprinkled with what should not be there."""
+    data = bytearray(draw(st.sampled_from(SAMPLES)))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
         end = min(len(data), start + draw(st.integers(0, 40)))

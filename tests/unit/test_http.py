@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import h11
 import hypothesis
 import pytest
@@ -45,10 +46,13 @@ Join = Callable[..., Joined]
 def join(nursery: trio.Nursery) -> Join:
     """Connect a client to an app: ``join(app, **Limits)``; ``lockstep=True`` has no buffer to write into."""
 
-    def connect(app: ASGIApp, *, lockstep: bool = False, **limits: Any) -> Joined:
+    def connect(
+        app: ASGIApp, *, lockstep: bool = False, budget: wire.Budget | None = None, **limits: Any
+    ) -> Joined:
         pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
         ours, theirs = pair()
-        connection = Connection(app, ours, Limits(**limits), None)
+        found = Limits(**limits)
+        connection = Connection(app, ours, found, None, budget or wire.Budget(found))
         nursery.start_soon(connection.run)
         return Joined(theirs, connection)
 
@@ -398,7 +402,7 @@ def test_anything(pieces: list[bytes], leaves: bool) -> None:
     clock = MockClock(autojump_threshold=0)
 
     async def client() -> None:
-        connection = Connection(echo, ours, LIMITS, None)
+        connection = Connection(echo, ours, LIMITS, None, wire.Budget(LIMITS))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.run)
             for piece in pieces:
@@ -414,6 +418,23 @@ def test_anything(pieces: list[bytes], leaves: bool) -> None:
 
 
 # Clients that are slow
+
+
+async def test_bodies_together(join: Join, autojump_clock: MockClock) -> None:
+    """What all clients send at once is limited; a small body is no part of it, and what has ended makes room."""
+    limits = Limits(body_bytes=100, bodies_bytes=100, small_body_bytes=20)
+    budget = wire.Budget(limits)
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n"
+    first, second, third = (join(echo, budget=budget, **attrs.asdict(limits)) for _ in range(3))
+    await first.send(head + b"x" * 99)
+    await trio.testing.wait_all_tasks_blocked()
+    await second.send(head + b"x" * 99)
+    answer = await second.answer()
+    assert (answer.status, answer.error, answer.closes) == (503, "too-much", True)
+    assert (await third.ask("/", "POST", b"y" * 20)).status == 200
+    await first.send(b"x")
+    assert (await first.answer()).status == 200
+    assert (await third.ask("/", "POST", b"y" * 100)).status == 200
 
 
 async def test_slow_head(join: Join, autojump_clock: MockClock) -> None:
@@ -505,9 +526,8 @@ async def test_half_a_request(part: bytes) -> None:
     await theirs.send_all(part)
     await theirs.aclose()
     with structlog.testing.capture_logs() as logs:
-        await Connection(
-            Starlette(routes=[Route("/", read_json, methods=["POST"])]), ours, LIMITS, None
-        ).run()
+        app = Starlette(routes=[Route("/", read_json, methods=["POST"])])
+        await Connection(app, ours, LIMITS, None, wire.Budget(LIMITS)).run()
     assert logs == []
 
 

@@ -144,21 +144,21 @@ async def test_events_and_foreign_answers_before_ours_do_not_confuse(connect: Co
 
 async def test_a_wrong_answer_reaches_nobody(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.wrong_ids))
-    assert [await client.execute("query-jobs") for _ in range(3)] == ["right"] * 3
+    assert [await client.execute("query-name") for _ in range(3)] == ["right"] * 3
     assert client.unknown_replies == 6
 
 
 async def test_the_first_answer_of_two_counts(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.answers_twice))
-    assert [await client.execute("query-jobs") for _ in range(3)] == [1, 1, 1]
-    assert await client.execute("query-jobs") == 1
+    assert [await client.execute("query-name") for _ in range(3)] == [1, 1, 1]
+    assert await client.execute("query-name") == 1
     assert client.unknown_replies >= 3
 
 
 async def test_garbage_later_ends_the_link_but_not_what_came_before(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.garbage_after_reply))
     with client.events() as events:
-        assert await client.execute("query-jobs") == "whole"
+        assert await client.execute("query-name") == "whole"
         await client.wait_closed()
         assert [event async for event in events] == []
     assert client.closed
@@ -189,9 +189,9 @@ async def test_a_long_line_is_read_and_an_endless_one_ends_the_link(connect: Con
         return [{"return": "x" * request["arguments"]["size"], "id": request["id"]}]
 
     client = await connect(fake_qemu.answers(long))
-    assert len(await client.execute("query-jobs", {"size": 20 << 20})) == 20 << 20
-    with pytest.raises(errors.Disconnected, match="line longer than 33554432 bytes"):
-        await client.execute("query-jobs", {"size": 64 << 20})
+    assert len(await client.execute("query-name", {"size": 7 << 20})) == 7 << 20
+    with pytest.raises(errors.Disconnected, match="line longer than 8388608 bytes"):
+        await client.execute("query-name", {"size": 64 << 20})
     assert len(str(client.reason)) < 200
 
 
@@ -238,7 +238,7 @@ async def test_a_storm_of_cancellations_gives_no_wrong_answer(
     async def ask(number: int, patience: float) -> None:
         nonlocal right, cancelled
         with trio.move_on_after(patience) as scope:
-            answer = await client.execute("query-status", {"number": number})
+            answer = await client.execute("query-name", {"number": number})
             assert answer == {"number": number}
             right += 1
         cancelled += scope.cancelled_caught
@@ -248,7 +248,7 @@ async def test_a_storm_of_cancellations_gives_no_wrong_answer(
             nursery.start_soon(ask, number, dice.random() * 10)
     assert right + cancelled == 600
     assert min(right, cancelled) > 100
-    assert await client.execute("query-status", {"number": -1}) == {"number": -1}
+    assert await client.execute("query-name", {"number": -1}) == {"number": -1}
     await trio.sleep(11)
     assert client.late_replies == cancelled
     assert not client._calls
@@ -273,11 +273,11 @@ async def test_a_command_cancelled_in_the_queue_was_never_sent(
 ) -> None:
     client = await connect(fake_qemu.deaf)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.execute, "query-jobs", {"padding": "x" * (4 << 20)})
+        nursery.start_soon(client.execute, "query-name", {"padding": "x" * (4 << 20)})
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1):
             await client.execute("stop")
-        assert [call.command for call in client._calls.values()] == ["query-jobs"]
+        assert [call.command for call in client._calls.values()] == ["query-name"]
         nursery.cancel_scope.cancel()
 
 
@@ -293,7 +293,7 @@ async def test_a_service_that_ends_ends_its_monitors(connect: Connect, short_dir
         with events:
             assert [event async for event in events] == []
         with pytest.raises(errors.Disconnected, match="qmpsnap closed it"):
-            await client.execute("query-jobs")
+            await client.execute("query-name")
         fakes.cancel_scope.cancel()
 
 
@@ -327,7 +327,7 @@ async def test_a_diligent_subscriber_gets_a_whole_storm(connect: Connect) -> Non
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collect)
         await trio.testing.wait_all_tasks_blocked()
-        await client.execute("query-jobs", {"count": 20_000})
+        await client.execute("query-name", {"count": 20_000})
         await client.aclose()
     assert seen == list(range(20_000))
 
@@ -335,29 +335,29 @@ async def test_a_diligent_subscriber_gets_a_whole_storm(connect: Connect) -> Non
 async def test_a_subscriber_that_sleeps_through_a_storm_is_ended_not_skipped(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.event_storm))
     with client.events() as sleeper:
-        await client.execute("query-jobs", {"count": monitor.EVENTS_KEPT + 1})
+        await client.execute("query-name", {"count": monitor.EVENTS_KEPT + 1})
         assert [event.data["n"] async for event in sleeper] == list(range(monitor.EVENTS_KEPT))
     assert not client.closed
     with client.events() as again:
-        await client.execute("query-jobs", {"count": 1})
+        await client.execute("query-name", {"count": 1})
         assert (await again.receive()).data == {"n": 0}
 
 
 async def test_a_subscriber_that_left_is_forgotten(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.event_storm))
     client.events().close()
-    await client.execute("query-jobs", {"count": 1})
+    await client.execute("query-name", {"count": 1})
     assert not client._subscribers
 
 
 async def test_a_storm_that_nobody_reads_costs_no_memory(connect: Connect) -> None:
     client = await connect(fake_qemu.answers(fake_qemu.event_storm))
-    await client.execute("query-jobs", {"count": 10_000})
+    await client.execute("query-name", {"count": 10_000})
     with client.events():
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(10):
-            await client.execute("query-jobs", {"count": 2_000})
+            await client.execute("query-name", {"count": 2_000})
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

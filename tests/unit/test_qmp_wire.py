@@ -65,6 +65,12 @@ def test_what_qemu_says_is_told_apart() -> None:
         (b'{"QMP": {"version": {}, "capabilities": []}}', "without QEMU's version"),
         (b'{"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": []}}', "minor"),
         (b"{\r", "pretty=on"),
+        (b'{"return": "a\\u0000b"}', "a NUL or half a character"),
+        (b'{"return": {"\\ud800": 1}}', "a NUL or half a character"),
+        ('{"return": "\\ud800"}'.encode("utf-16-le"), "a byte is zero"),
+        (b'{"event": "E", "data": "' + b"x" * wire.EVENT_LIMIT + b'"}', "an event longer than"),
+        (b'{"event": "E", "data": {"x": [' + b"1," * 500 + b"1]}}", "more than 500 values"),
+        (b'{"return": [' + b"{}," * wire.VALUES_LIMIT + b"{}]}", "more than 500000 values"),
         (b"\x1b[31m\x00\n", r"\\x1b\[31m\\x00"),
     ],
 )
@@ -75,6 +81,17 @@ def test_garbage_is_told_in_one_short_printable_line(line: bytes, reason: str) -
     assert len(str(caught.value)) < 300
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_texts_that_only_look_bad_are_left_alone() -> None:
+    """Pairs that make one character, and a backslash that is written as one."""
+    line = rb'{"return": ["\ud83d\ude00", "\\u0000", "\\ud800"]}'
+    assert wire.parse(line) == wire.Reply(None, ["\N{GRINNING FACE}", "\\u0000", "\\ud800"])
+
+
+def test_a_long_refusal_is_cut() -> None:
+    line = json.dumps({"error": {"class": "E", "desc": "x" * 100_000}, "id": "1"}).encode()
+    assert wire.parse(line) == wire.Failure("1", "E", "x" * wire.DESC_LIMIT)
 
 
 @given(st.binary())
