@@ -17,6 +17,7 @@ from tests.lab.qemu import Machine
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "systemd: needs systemd as the service manager")
+    config.addinivalue_line("markers", "fuse: mounts a file system of our own")
     requires.required()  # a typing error must not make everything skip
 
 

@@ -22,6 +22,7 @@ requires_qemu = pytest.mark.qemu
 requires_guest = pytest.mark.guest
 requires_libvirt = pytest.mark.libvirt
 requires_systemd = pytest.mark.systemd
+requires_fuse = pytest.mark.fuse
 
 OTHER_QEMU = "QMPSNAP_OTHER_QEMU"
 LIBVIRT_TREE = "QMPSNAP_LIBVIRT_TREE"
@@ -68,6 +69,13 @@ def _systemd() -> str | None:
 
 
 @functools.cache
+def _fuse() -> str | None:
+    if os.geteuid() != 0:
+        return "mounting a file system of our own needs root"
+    return None if os.access("/dev/fuse", os.R_OK | os.W_OK) else "there is no /dev/fuse to be used"
+
+
+@functools.cache
 def _other_qemu() -> str | None:
     name = os.environ.get(OTHER_QEMU)
     if not name:
@@ -88,6 +96,7 @@ NEEDS: dict[str, Callable[[], str | None]] = {
     "guest": _guest,
     "libvirt": _libvirt,
     "systemd": _systemd,
+    "fuse": _fuse,
     "other-qemu": _other_qemu,
     "libvirt-tree": _libvirt_tree,
 }

@@ -70,8 +70,8 @@ def make_world(zygote: daemons.Zygote) -> Iterator[Callable[..., world.World]]:
     root = Path(tempfile.mkdtemp(prefix="qc-", dir="/tmp"))
     count = itertools.count()
 
-    def make(*, proxied: bool = False) -> world.World:
-        return world.World(root / f"w{next(count)}", zygote, proxied=proxied)
+    def make(*, proxied: bool = False, lossy: bool = False) -> world.World:
+        return world.World(root / f"w{next(count)}", zygote, proxied=proxied, lossy=lossy)
 
     yield make
     shutil.rmtree(root)

@@ -25,6 +25,9 @@ T = TypeVar("T")
 HANGING = {Fault.QEMU, Fault.QEMU_WRITTEN}
 _WRITING = {Fault.DAEMON, Fault.BOTH_WRITTEN, Fault.QEMU_WRITTEN, Fault.LAUNCH}
 
+#: What strikes at any moment, without a point.
+SIGNALS = tuple(fault for fault in Fault if fault is not Fault.CUT)
+
 
 @attrs.frozen
 class Outcome:
@@ -70,13 +73,13 @@ def at_point(
 ) -> list[str]:
     """What is wrong after ``fault`` has struck at ``point``; the world is fit for the next round when nothing is."""
     asked = scenario.prepare(w)
-    hang = fault in HANGING
-    w.daemon.start(crash=f"{point}:hang" if hang else point)
+    hang, off = fault in HANGING, fault is Fault.CUT
+    w.daemon.start(crash=f"{point}{':hang' if hang else ':cut' if off else ''}")
     w.wait_settled(live=True)
     request = w.daemon.request(asked.method, asked.url, asked.body)
-    struck = w.daemon.child.stopped if hang else w.daemon.child.ended
+    struck = w.daemon.child.stopped if hang else w.daemon.cut_off if off else w.daemon.child.ended
     daemons.until(struck, lambda: f"it is not passed; log:\n{w.daemon.log()}")
-    outcome, wrong = recovered(w, asked, request, fault)
+    outcome, wrong = (reconnected if off else recovered)(w, asked, request, fault)
     if fault is Fault.DAEMON and every.index(point) >= every.index(scenario.commits) and not outcome.done:
         wrong.append(f"the operation was past its commit point, and has not been finished: {outcome.ends}")
     return wrong + next_create(w)
@@ -112,6 +115,21 @@ def recovered(
     return outcome, wrong or list(asked.wrong(outcome.done))
 
 
+def reconnected(
+    w: world.World, asked: scenarios.Asked, request: daemons.Request, _fault: Fault
+) -> tuple[Outcome, list[str]]:
+    """The daemon has lost its connection, and may have it again: what is wrong once it says that it has recovered."""
+    answer = request.answer()
+    assert answer is not None, f"the daemon is dead: {w.daemon.log()}"
+    # A request that was refused before it began has no id.
+    ids = set(w.journal()) | ({answer[1]["id"]} if answer[0] < 300 else set())
+    w.write()
+    w.wait_settled(live=True)
+    outcome, wrong = ends(w, ids)
+    wrong += check.problems(w, live=True)
+    return outcome, wrong or list(asked.wrong(outcome.done))
+
+
 def _back(w: world.World, fault: Fault, ids: set[str]) -> tuple[Outcome, list[str]]:
     """Everybody is back; ``wrong`` holds what recovery has left wrong, before the boot and after it."""
     wrong: list[str] = []
@@ -140,7 +158,7 @@ def reboot(w: world.World) -> list[str]:
 
 def launch(w: world.World) -> None:
     """What qemu-launch does before it boots: recovery without a daemon, under the lock of the state."""
-    where = paths.find({"QMPSNAP_ROOT": str(w.daemon.root)}, os.getuid())
+    where = paths.find(w.daemon.where, os.getuid())
     held = files.lock(where.lock)
     try:
         offline.recover(where, world.NAME)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.crash import fuse
 from tests.lab.images import tool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,6 +88,7 @@ class Zygote:
             text=True,
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self._turn = threading.Lock()
 
     def start(
@@ -149,17 +151,72 @@ class Request:
             self._connection.close()
 
 
-class Daemon:
-    """A `qmpsnapd` with its state under ``root``, started and killed at will; its whole log is ``root/log``."""
+def tell(control: Path, request: object) -> dict[str, Any] | None:
+    """What a proxy or a disk answers on its control socket; None while it is not there."""
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(control))
+            peer.sendall(json.dumps(request).encode() + b"\n")
+            with peer.makefile("r") as lines:
+                line = lines.readline()
+            return dict(json.loads(line)) if line else None
+    except OSError:
+        return None
 
-    def __init__(self, zygote: Zygote, root: Path) -> None:
+
+class Disk:
+    """A mounted `lossy.Lossy` at ``directory/d``."""
+
+    def __init__(self, zygote: Zygote, directory: Path) -> None:
+        self.path = directory / "d"
+        self.path.mkdir()
+        self._control, self._log = directory / "d.sock", directory / "d.log"
+        self._child = zygote.start("lossy", [str(self.path), str(self._control)], self._log)
+        try:
+            # It serves both from one loop: when it answers, it is mounted.
+            until(lambda: tell(self._control, {}) is not None, self._why)
+        except BaseException:
+            self.close()
+            raise
+
+    def _why(self) -> str:
+        return f"the lossy disk does not answer: {self._log.read_text() if self._log.exists() else ''}"
+
+    def tell(self, request: object) -> dict[str, Any]:
+        answer = tell(self._control, request)
+        assert answer is not None, self._why()
+        return answer
+
+    def close(self) -> None:
+        """It is unmounted, whoever still has a file there open."""
+        self._child.send(signal.SIGTERM)
+        if not self._child.ended(PATIENCE):
+            fuse.unmount(str(self.path))
+        self._child.close()
+
+
+class Daemon:
+    """A `qmpsnapd`, started and killed at will. State and configuration lie under ``keep``, sockets under ``root``; its whole
+    log is ``root/log``."""
+
+    def __init__(self, zygote: Zygote, root: Path, keep: Path) -> None:
         self.root = root
-        self.socket = root / "run" / "qmpsnap.sock"
+        self.keep = keep
+        self.run = root / "run"
+        self.socket = self.run / "qmpsnap.sock"
         self.points = root / "points"
         self._log = root / "log"
         self._zygote = zygote
         self._child: Child | None = None
+        self._began = 0
         root.mkdir()
+        keep.mkdir(exist_ok=True)
+        #: Where it keeps what, as systemd says it.
+        self.where = {
+            "STATE_DIRECTORY": str(keep / "state"),
+            "CONFIGURATION_DIRECTORY": str(keep / "config"),
+            "RUNTIME_DIRECTORY": str(self.run),
+        }
 
     @property
     def child(self) -> Child:
@@ -169,7 +226,8 @@ class Daemon:
     def start(self, *, crash: str = "", log_points: bool = False) -> None:
         """Start it and wait until it answers; with ``crash`` it dies or hangs at the point of that name."""
         self.kill()
-        env = {"QMPSNAP_ROOT": str(self.root), "QMPSNAP_CRASH": crash, "QMPSNAP_QEMU_IMG": tool("qemu-img")}
+        self._began = self._log.stat().st_size if self._log.exists() else 0
+        env = {**self.where, "QMPSNAP_CRASH": crash, "QMPSNAP_QEMU_IMG": tool("qemu-img")}
         if log_points:
             env["QMPSNAP_CRASH_LOG"] = str(self.points)
         self._child = self._zygote.start("daemon", [], self._log, env)
@@ -201,6 +259,18 @@ class Daemon:
         status, found = self.ask(method, url, body)
         assert status < 300, (method, url, status, found, self.log())
         return found
+
+    def cut_off(self) -> bool:
+        """Whether it has lost its connection to QEMU since it was started, and has seen that."""
+        return "the monitor was lost" in self.told()
+
+    def told(self) -> str:
+        """What it has logged since it was started."""
+        if not self._log.exists():
+            return ""
+        with self._log.open(errors="replace") as log:
+            log.seek(self._began)
+            return log.read()
 
     def log(self, lines: int = 25) -> str:
         """The end of the log."""

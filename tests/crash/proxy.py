@@ -1,9 +1,5 @@
-"""A process between the daemon and a monitor, which cuts the connection at a command that it is told.
-
-    before   the command does not reach QEMU
-    blind    it is sent on, and the connection is gone at once
-    lost     QEMU has carried it out, and its reply is dropped
-    after    the reply has reached the daemon
+"""A process between the daemon and a monitor, which cuts the connection at a command that it is told: QEMU has carried it out,
+and its reply is dropped.
 
 A process of its own, because the daemon takes whoever listens on the monitor's socket for QEMU: with ``kill`` it ends when QEMU
 does. Lines of JSON on ``control`` arm it and ask what it has seen.
@@ -121,24 +117,16 @@ class Proxy:
         self._counts[name] = self._counts.get(name, 0) + 1
         self._seen.append((name, self._counts[name]))
         armed = self._armed
-        hit = armed is not None and [name, self._counts[name]] == armed["at"]
-        if hit and armed is not None:
-            if armed["cut"] == "before":
-                self._fire()
-                return
-            if armed["cut"] != "blind":
-                self._awaited = message["id"]
+        if armed is not None and [name, self._counts[name]] == armed["at"]:
+            self._awaited = message["id"]
         qemu.sendall(line)
-        if hit and not self._awaited:
-            self._fire()
 
     def _to_client(self, line: bytes, client: socket.socket) -> None:
-        hit = bool(self._awaited) and json.loads(line).get("id") == self._awaited
-        if not hit or (self._armed is not None and self._armed["cut"] == "after"):
+        if self._awaited and json.loads(line).get("id") == self._awaited:
+            self._fire()
+        else:
             with contextlib.suppress(BrokenPipeError):
                 client.sendall(line)
-        if hit:
-            self._fire()
 
 
 def _runs(pid: int) -> bool:

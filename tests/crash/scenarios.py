@@ -27,6 +27,8 @@ class Fault(enum.Enum):
     QEMU_WRITTEN = "qemu, written"
     #: Both are killed, and the machine is started again as qemu-launch does it, before the daemon is there.
     LAUNCH = "launch"
+    #: The daemon loses its connection to QEMU, both live on, and the guest goes on writing.
+    CUT = "cut"
 
     def __str__(self) -> str:
         return self.value
@@ -194,6 +196,6 @@ ALL = (
     Scenario("pull-all", lambda w: _pull(w, "vda", 0, None, by_path=False), _STARTED, _FEW),
     Scenario("pull-base", lambda w: _pull(w, "vdb", 0, 2, by_path=False), _STARTED),
     Scenario("pull-middle", lambda w: _pull(w, "vda", 1, None, by_path=True), _STARTED, _FEW),
-    Scenario("current", _current, f"snapshot-current/{_RECORD}", _FEW),
-    Scenario("delete-metadata", _delete, f"snapshot-delete/{_RECORD}", _FEW),
+    Scenario("current", _current, f"snapshot-current/{_RECORD}", (*_FEW, Fault.CUT)),
+    Scenario("delete-metadata", _delete, f"snapshot-delete/{_RECORD}", (*_FEW, Fault.CUT)),
 )

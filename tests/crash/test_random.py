@@ -30,7 +30,7 @@ def test_any_moment(seed: int, make_world: Callable[[], world.World], tally: con
     """Nothing is lost, whenever the daemon or QEMU or both die. The worlds live on from death to death."""
     chance = random.Random(seed)
     rounds = [
-        (n, chance.choice(SCENARIOS), chance.choice([*scenarios.Fault]), chance.uniform(0, LATEST))
+        (n, chance.choice(SCENARIOS), chance.choice(cut.SIGNALS), chance.uniform(0, LATEST))
         for n in range(ROUNDS)
     ]
 

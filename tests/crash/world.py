@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -39,12 +38,17 @@ Content = tuple[int, ...]
 class World:
     """One machine with one daemon, in a directory of its own; what it was told to write is what it must hold."""
 
-    def __init__(self, directory: Path, zygote: daemons.Zygote, *, proxied: bool = False) -> None:
+    def __init__(
+        self, directory: Path, zygote: daemons.Zygote, *, proxied: bool = False, lossy: bool = False
+    ) -> None:
+        """``lossy``: images, state and configuration lie on a `lossy.Lossy`, which can lose power."""
         directory.mkdir()
         self.directory = directory
-        self.images = directory / "i"
-        self.images.mkdir()
         self.zygote = zygote
+        self.disk = daemons.Disk(zygote, directory) if lossy else None
+        keep = self.disk.path if self.disk else directory
+        self.images = keep / "i"
+        self.images.mkdir()
         self.proxied = proxied
         self.monitor = directory / ("p.sock" if proxied else "m/monitor.sock")
         self.proxy: daemons.Child | None = None
@@ -59,8 +63,10 @@ class World:
         self.base = {
             target: str(qemu.image(self.images / f"{target}.qcow2", SLOTS * SLOT)) for target in TARGETS
         }
-        self.daemon = daemons.Daemon(zygote, directory / "r")
+        self.daemon = daemons.Daemon(zygote, directory / "r", keep / "r")
         try:
+            if self.disk is not None:
+                self.disk.tell({"sync": True})
             self.boot()
             self.write()
             self.daemon.start()
@@ -83,6 +89,8 @@ class World:
             self.proxy.close()
         if self.machine is not None:
             self.machine.close()
+        if self.disk is not None:
+            self.disk.close()
         shutil.rmtree(self.directory)
 
     # --- the machine ---
@@ -113,15 +121,7 @@ class World:
 
     def tell_proxy(self, request: object) -> dict[str, Any] | None:
         """What the proxy has seen; None while it is not there."""
-        try:
-            with socket.socket(socket.AF_UNIX) as peer:
-                peer.connect(str(self.directory / "c.sock"))
-                peer.sendall(json.dumps(request).encode() + b"\n")
-                with peer.makefile("r") as lines:
-                    line = lines.readline()
-                return dict(json.loads(line)) if line else None
-        except OSError:
-            return None
+        return daemons.tell(self.directory / "c.sock", request)
 
     @property
     def qemu(self) -> qemu.Machine:
@@ -132,6 +132,15 @@ class World:
         self.qemu.kill9()
         if self.proxy is not None:
             self.proxy.close()
+
+    def cut_power(self, policy: str, seed: int) -> int:
+        """The host dies: everybody on it at once, what was not on disk, and all of ``run``. How many changes were not on disk."""
+        assert self.disk is not None
+        self.kill_machine()
+        self.daemon.kill()
+        shutil.rmtree(self.daemon.run)
+        self.read.clear()  # times of the last write go back, and may come again
+        return int(self.disk.tell({"cut": policy, "seed": seed})["lost"])
 
     def write(self, *targets: str) -> None:
         """The guest writes to its disks, some slots for the first time and some again, and flushes."""
@@ -190,7 +199,7 @@ class World:
 
     @property
     def daemon_state(self) -> Path:
-        return self.directory / "r" / "state"
+        return self.daemon.keep / "state"
 
     def journal(self) -> list[str]:
         folder = self.daemon_state / "journal" / NAME

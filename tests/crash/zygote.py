@@ -15,14 +15,16 @@ import sys
 from typing import Any
 
 from qmpsnap import daemon, faults
-from tests.crash import proxy
+from tests.crash import lossy, proxy
 
 _PR_SET_PDEATHSIG = 1
 
 
 def _become(request: dict[str, Any]) -> int:
-    # Nothing outlives the tests: the child dies with this process, which dies with its standard input.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Nothing outlives the tests: the child dies with this process, which dies with its standard input. A mount would: its process
+    # is told to end, and unmounts.
+    death = signal.SIGTERM if request["what"] == "lossy" else signal.SIGKILL
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for fd, target in (null, 0), (log, 1), (log, 2):
@@ -30,6 +32,8 @@ def _become(request: dict[str, Any]) -> int:
     os.environ.update(request["env"])
     if request["what"] == "proxy":
         return proxy.main(*request["arguments"])
+    if request["what"] == "lossy":
+        return lossy.main(*request["arguments"])
     importlib.reload(faults)  # it reads the environment when it is imported
     return daemon.main(request["arguments"])
 
