@@ -291,8 +291,8 @@ def _needs_nothing(act: steps.Settle) -> bool:
 
 
 def _rebase_back(act: steps.RebaseBack) -> None:
-    """Nothing is done where the header is right already, or where the layer below is no longer there to be named."""
-    if not os.path.exists(act.backing):
+    """Nothing is done where the header is right already, or where one of the two is no longer there."""
+    if not os.path.exists(act.backing) or not os.path.exists(act.file):
         return
     named = str(qemu_img.info(act.file).get("full-backing-filename", ""))
     if os.path.realpath(named) != os.path.realpath(act.backing):  # it may name the same image in another way

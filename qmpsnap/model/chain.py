@@ -127,6 +127,8 @@ class FileFact:
     format: str = ""
     backing: str = ""
     size: int = 0
+    # Something is stored in the image itself.
+    data: bool = False
 
 
 #: virsh's words for what query-status says.

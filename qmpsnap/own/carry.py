@@ -67,12 +67,14 @@ class Carrier:
             if str(error) not in told:
                 self._log.error("Journal is damaged", error=str(error))
         for entry in entries:
-            operation = operations.Operation(
+            # One that is known was cut off by a bug of ours, and somebody may be waiting for it.
+            operation = self._home.operations.known(entry.operation) or operations.Operation(
                 self._domain, entry.plan.verb, None, entry.operation, entry.started
             )
-            operation.plan, operation.state = entry.plan, "recovering"
+            operation.plan = entry.plan
             operation.planned.set()
             self._open[operation.id] = self._home.operations.adopt(operation)
+            operation.recovering()
             self._claim(operation, entry.plan, begun=True)
 
     def check_settled(self) -> None:
@@ -153,6 +155,9 @@ class Carrier:
         operation.idle = trio.Event()
         try:
             context = self._context(operation, plan)
+            if context.machine is None and plan.targets and start <= plan.commit:
+                # It died between the decision and now: acts that it does not carry out must not pass for done.
+                raise errors.Disconnected(reason="QEMU is gone")
             self._on[operation.id] = context.machine
             await execute.forward(plan, context, start, reached=reached)
             await self._end(operation, plan)

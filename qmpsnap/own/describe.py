@@ -61,7 +61,9 @@ def disks(
         before = recorded.disk(disk.target)
         if before is not None:
             followed = witnessed.get(disk.target) == before.file
-            moved = before if drifted(before, disk) and not followed else before.on(entry.file, entry.format)
+            # A file that was removed while QEMU has it open has no name: what is recorded stays, and is missing.
+            stays = (drifted(before, disk) and not followed) or (disk.chain and not entry.file)
+            moved = before if stays else before.on(entry.file, entry.format)
             entry = attrs.evolve(entry, file=moved.file, format=moved.format, was=moved.was)
         found.append(entry)
     seen = {disk.target: disk for disk in found}
@@ -80,14 +82,12 @@ def unmarked(recorded: domain_xml.RecordedDomain, tree: snapshot.Tree, view: cha
 
 
 def drifted(recorded: domain_xml.RecordedDisk, disk: chain.Disk) -> bool:
-    """QEMU does not have the recorded layer in the disk's chain, although the layer is still there."""
-    return bool(
-        recorded.device == disk.device == "disk"
-        and recorded.file
-        and disk.chain
-        and disk.find(recorded.file) is None
-        and os.path.exists(recorded.file)
-    )
+    """QEMU does not have the recorded layer in the disk's chain, although the layer is still there; or it writes to a former layer
+    above that one, as an old command line does after a commit: it is no new one."""
+    if not (recorded.device == disk.device == "disk" and recorded.file and disk.chain):
+        return False
+    strays = disk.find(recorded.file) is None or disk.active.file in recorded.was
+    return strays and os.path.exists(recorded.file)
 
 
 def check_drift(recorded: domain_xml.RecordedDomain, disk: chain.Disk) -> None:

@@ -266,12 +266,10 @@ class Domain:
     # --- recovery: at start, and after every loss of QEMU ---
 
     async def _ready(self, machine: execute.Machine) -> None:
-        await self._learn(machine)
-        begun = bool(self.open)
+        await self._read_again()
+        # First what was begun, whose layers are older than what runs: somebody may have put another on top meanwhile.
         await self._carrier.recover()
-        if begun:
-            # What was finished has recorded its own layers: somebody may have put another on top meanwhile.
-            await self._learn(machine)
+        await self._learn(machine)
 
     async def _off(self) -> None:
         self.id = None

@@ -174,6 +174,10 @@ class Operations:
             del self._all[ident]
         return operation
 
+    def known(self, ident: str) -> Operation | None:
+        """The operation, if this daemon has heard of it."""
+        return self._all.get(ident)
+
     def get(self, ident: str) -> Operation | dict[str, Any]:
         """The operation, or how it ended while an earlier daemon ran; ``NoOperation``."""
         if found := self._all.get(ident):

@@ -6,7 +6,7 @@ Nothing is guessed from a file that cannot be read: it is left as it is, said, a
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 import structlog
@@ -95,6 +95,8 @@ class Records:
             if act.active and self.bad:
                 raise self.bad
             recorded = self.domain.on(act.active) if act.active else None
+            if act.remove and not self.bad:
+                recorded = await self._still_frozen(recorded or self.domain, act.remove)
             written, after = self._changed(act, await self._fingerprinted(act))
             # The new current one first: two that claim it are settled by the journal, none that does would be a loss.
             ordered = dict(sorted(written.items(), key=lambda item: item[0] != act.current))
@@ -104,6 +106,17 @@ class Records:
             # What QEMU was seen on, not what is recorded: recovery records layers that a QEMU started below them does not have.
             machine = self._machine()
             self._witness(machine.observer.disks if machine else ())
+
+    async def _still_frozen(
+        self, recorded: domain_xml.RecordedDomain, forgotten: Iterable[str]
+    ) -> domain_xml.RecordedDomain:
+        """The domain keeps the fingerprints of snapshots that are forgotten: others may read through their images."""
+        gone = (self.tree.snapshots[name] for name in forgotten if name in self.tree.snapshots)
+        parts = (part for taken in gone for part in taken.disks if part.stamp)
+        known = {one.file: one for one in recorded.layers}
+        more = {d.image: domain_xml.FrozenLayer(d.image, d.stamp) for d in parts}
+        layers = await execute.in_thread(seeing.there, (known | more).values())
+        return attrs.evolve(recorded, layers=tuple(layers))
 
     async def _fingerprinted(self, act: steps.Record) -> dict[str, snapshot.Snapshot]:
         written = {name: snapshot_xml.parse(text, name) for name, text in act.snapshots.items()}

@@ -29,8 +29,9 @@ def _with_header(fact: chain.FileFact) -> chain.FileFact:
         info = qemu_img.info(fact.path)
     except errors.ToolFailed:
         return fact
-    backing = info.get("full-backing-filename", "")
-    return attrs.evolve(fact, format=info["format"], backing=backing, size=info["virtual-size"])
+    form, backing = info["format"], info.get("full-backing-filename", "")
+    holds = form == "qcow2" and qemu_img.holds_data(fact.path)
+    return attrs.evolve(fact, format=form, backing=backing, size=info["virtual-size"], data=holds)
 
 
 def overlays(plan: steps.Plan) -> dict[str, recovery.Overlay]:
@@ -79,6 +80,11 @@ def frozen(names: Iterable[str]) -> list[domain_xml.FrozenLayer]:
     """The images with their fingerprints; without those that have none, a block device has no time of change."""
     found = (domain_xml.FrozenLayer(file, files.fingerprint_of(file)) for file in names)
     return [one for one in found if one.stamp]
+
+
+def there(layers: Iterable[domain_xml.FrozenLayer]) -> list[domain_xml.FrozenLayer]:
+    """Those of the layers whose files have not been removed."""
+    return [one for one in layers if os.path.exists(one.file)]
 
 
 def frozen_again(layers: tuple[domain_xml.FrozenLayer, ...], file: str) -> tuple[domain_xml.FrozenLayer, ...]:

@@ -19,6 +19,11 @@ def writes(plan: steps.Plan) -> list[str]:
     return [step.act.file for step in plan.steps if isinstance(step.act, steps.TakeOverlay)]
 
 
+def rewrites(plan: steps.Plan) -> list[str]:
+    """Images whose bytes will be others, and their contents not."""
+    return [step.act.file for step in plan.steps if isinstance(step.act, steps.Settle) and step.act.pulled]
+
+
 def abandons(plan: steps.Plan) -> list[str]:
     """Images that are removed when the plan is taken back."""
     return [step.act.file for step in plan.undo if isinstance(step.act, steps.RemoveOverlay)]
@@ -45,6 +50,10 @@ def check(plan: steps.Plan, graph: images.Graph) -> None:
         _refuse(file, "created", graph.hurt(file), "give the overlay another name")
     for file in writes(plan):
         _refuse(file, "written to", graph.hurt(file), "use a new overlay")
+    for file in rewrites(plan):
+        # They would read what they read before, but by its fingerprint the image would pass for damaged.
+        others = [harm for harm in graph.hurt(file) if harm.need.domain not in {"", plan.domain}]
+        _refuse(file, "pulled into", others, "pull into a layer above it")
 
 
 def check_known(file: str, graph: images.Graph) -> None:

@@ -123,9 +123,9 @@ def _pull(plan: steps.Plan, seen: Seen) -> Decision:
 
 
 def below(view: chain.View, file: str) -> str | None:
-    """The image right below ``file`` in its chain ("" for none); None when no disk has the file."""
+    """The image right below ``file`` in its chain ("" for none); None when no disk has the file, or what is below it is no file."""
     found = view.by_image(file)
     if found is None:
         return None
     disk, place = found
-    return disk.chain[place + 1].file if place + 1 < len(disk.chain) else ""
+    return (disk.chain[place + 1].file or None) if place + 1 < len(disk.chain) else ""

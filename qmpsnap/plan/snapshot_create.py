@@ -216,6 +216,8 @@ def _check_reuse(overlay: _Overlay) -> None:
         reason = f"its backing file is '{fact.backing or 'none'}', not '{below.file}'"
     elif fact.size != below.size:
         reason = f"it has {fact.size} bytes, the disk has {below.size}"
+    elif fact.data:
+        reason = "it holds data already, and the guest's disk would change under it"
     else:
         return
     raise errors.ReuseUnfit(target=overlay.disk.target, file=fact.path, reason=reason)

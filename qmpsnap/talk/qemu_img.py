@@ -105,7 +105,18 @@ def overlay_state(file: str, backing: str) -> recovery.Overlay:
     header = info(file)
     if header.get("format") != "qcow2" or header.get("backing-filename") != backing:
         return "foreign"
-    return "data" if any(e["depth"] == 0 and e["present"] for e in extents(file, "qcow2")) else "empty"
+    return "data" if holds_data(file) else "empty"
+
+
+def holds_data(file: str) -> bool:
+    """Something is stored in the qcow2 image itself. What is below it is not opened: it may be missing."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:  # no JSON can name it
+        return any(e["present"] and e["depth"] == 0 for e in extents(file, "qcow2"))
+    alone = {"driver": "qcow2", "file": {"driver": "file", "filename": file}, "backing": None}
+    found = json.loads(_run("map", "-U", "--output=json", f"json:{json.dumps(alone)}"))
+    return any(extent["present"] for extent in found)
 
 
 def remove_overlay(file: str, temp: str, backing: str) -> None:

@@ -217,6 +217,24 @@ def test_a_stream_by_hand_is_followed(pair: Pair, daemon: Daemon) -> None:
     assert pair.chain() == ["a.s2"]
 
 
+def test_a_forgotten_snapshot_leaves_its_fingerprint(pair: Pair, daemon: Daemon) -> None:
+    """Others go on reading through the image that held its state."""
+    daemon.ok("snapshot-delete", "daisy", "s1", "--metadata")
+    off(pair, daemon)
+    qemu.write_pattern(pair.files["vda"], "qcow2", 0xEE, 128 * KIB, 64 * KIB)
+    assert problems(daemon) == [("changed", "disk vda"), ("changed", "snapshot s2, vda")]
+
+
+def test_an_active_image_that_somebody_has_removed(pair: Pair, daemon: Daemon) -> None:
+    """QEMU goes on with it; what boots is not forgotten, and missing."""
+    (pair.directory / "a.s2").unlink()
+    assert ("missing", "disk vda") in problems(daemon)
+    assert "is no file of this host" in pair.refused("s3")
+    off(pair, daemon)
+    daemon.restart()
+    assert f"boots '{pair.directory}/a.s2', which is missing" in daemon.cli("check", "daisy").stdout
+
+
 def test_files_of_ours_that_cannot_be_read(pair: Pair, daemon: Daemon) -> None:
     file = daemon.root / "state/snapshot/daisy/s1.xml"
     file.write_text("<domainsnapshot>")

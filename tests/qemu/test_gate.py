@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests import requires
 from tests.conftest import StartMachine
 from tests.lab import qemu
 from tests.lab.daemon import Daemon, running
-from tests.lab.images import KIB
+from tests.lab.images import KIB, tool
 from tests.qemu.pair import SIZE, Pair
 
 pytestmark = requires.requires_qemu
@@ -76,3 +77,39 @@ def test_an_overlay_that_somebody_has_begun_to_need_stays(pair: Pair, daemon: Da
     assert not (pair.directory / "b.s1").exists()
     assert qemu.read_ok(clone, ord("a"), 0, 64 * KIB)
     assert "Overlay kept" in daemon.log
+
+
+def test_a_layer_that_another_domain_reads_through_is_not_pulled_into(
+    pair: Pair, daemon: Daemon, machine: StartMachine
+) -> None:
+    """It would read as before, but by its fingerprint pass for damaged; the domain may even be off."""
+    pair.create("s1")
+    middle = pair.directory / "a.s1"
+    pair.create("s2")
+    other = qemu.image(pair.directory / "other", SIZE, backing=middle)
+    words = ["-blockdev", f"driver=file,node-name=f,filename={other},read-only=on"]
+    words += [
+        "-blockdev",
+        f"driver=qcow2,node-name=n,file=f,read-only=on,backing.driver=qcow2,backing.file.driver=file,backing.file.filename={middle}",
+    ]
+    vm = machine([*words, "-device", "virtio-blk-pci,drive=n,id=vda"], directory=pair.directory / "n")
+    daemon.ok("attach", "rose", vm.monitor_path)
+    vm.quit()
+    daemon.until("rose", lambda domain: domain["state"] == "shut off")
+    assert daemon.refused("blockpull", "daisy", middle) == (
+        f"'{middle}' cannot be pulled into: it is below '{other}', and disk vda of domain 'rose' boots that; pull into a"
+        " layer above it"
+    )
+    daemon.ok("blockpull", "daisy", "vda", "--wait")
+
+
+def test_an_overlay_that_holds_data_is_not_taken(pair: Pair) -> None:
+    """The guest's disk would change under it."""
+    mine = qemu.image(pair.directory / "mine", SIZE)
+    qemu.write_pattern(mine, "qcow2", 0xEE, 0, 64 * KIB)
+    words = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(pair.files["vda"]), str(mine)]
+    subprocess.run([tool("qemu-img"), *words], check=True)
+    before = pair.picture()
+    spec = ("--reuse-external", "--diskspec", f"vda,file={mine}", "--diskspec", "vdb,snapshot=no")
+    assert "it holds data already" in pair.refused("s1", *spec)
+    assert pair.picture() == before

@@ -163,3 +163,23 @@ def test_started_with_a_disk_less(pair: Pair, daemon: Daemon, machine: StartMach
     daemon.until("daisy", lambda domain: domain["state"] == "shut off")
 
     assert sources(daemon) == ["a.s2", "b.s3"]
+
+
+def test_started_on_a_layer_that_was_committed(pair: Pair, daemon: Daemon) -> None:
+    """A former layer on top of the recorded one is no new one: since the commit the other has gone on without it."""
+    with started(pair, ".s2") as vm:
+        daemon.ready("daisy")
+        vm.qmp("block-commit", job_id="theirs", device=vm.backend("virtio0")["inserted"]["node-name"])
+        vm.event("BLOCK_JOB_READY")
+        vm.qmp("job-complete", id="theirs")
+        vm.event("BLOCK_JOB_COMPLETED")
+        record = daemon.root / "state/domain/daisy.xml"
+        daemon.until(
+            "daisy", lambda _domain: f"<source file='{pair.directory}/a.qcow2'/>" in record.read_text()
+        )
+        vm.quit()
+    daemon.until("daisy", lambda domain: domain["state"] == "shut off")
+    with started(pair, ".s2"):
+        daemon.ready("daisy")
+        assert "its newest layer is" in daemon.refused("snapshot-create-as", "daisy", "s3", "--disk-only")
+        assert f"<source file='{pair.directory}/a.qcow2'/>" in record.read_text()

@@ -207,3 +207,13 @@ def test_a_journal_of_a_newer_version(cut: Cut) -> None:
     cut.daemon.until("daisy", lambda domain: domain["snapshots"] == 2)  # it is looked for every few seconds
     cut.settled("done")
     assert cut.pair.names() == ["s1", "s2"]
+
+
+def test_a_layer_further_down_is_gone(cut: Cut) -> None:
+    """What happened is told by the overlays alone; `check` says the rest."""
+    cut.at(SWITCHED, *CREATE, writes=2)
+    cut.file("a", ".qcow2").unlink()
+    cut.daemon.start()
+    cut.settled("done")
+    codes = {one["code"] for one in cut.daemon.get("/domains/daisy/check")["findings"]}
+    assert codes == {"missing"}
