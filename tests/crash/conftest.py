@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import pytest
 
 from tests import requires
 from tests.crash import daemons, world
+
+#: Every kind of loss and every reason to fail at every point, for who has half an hour; else they take turns.
+ALL = bool(os.environ.get("QMPSNAP_CRASH_ALL"))
 
 #: Rows of the table: (scenario, fault) to cuts tried and cuts after which something was wrong.
 _TALLY = pytest.StashKey[dict[tuple[str, str], tuple[int, int]]]()

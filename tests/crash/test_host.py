@@ -16,15 +16,15 @@ pytestmark = [requires.requires_qemu, requires.requires_fuse]
 
 MakeWorld = Callable[..., world.World]
 
-#: With how many of the policies a point is cut: all for those that stand for a verb (a pull is the slowest, and misses one by
-#: turns), one by turns for the others, which pass the same acts.
-_POLICIES = {"create-two-disks": 3, "pull-base": 2, "current": 3, "delete-metadata": 3}
+#: With how many of the policies a point is cut: all of them when there is time, else one by turns, and all for what is quick.
+_POLICIES = 3 if conftest.ALL else 1
+_QUICK = {"current": 3, "delete-metadata": 3}
 
 
 @pytest.mark.parametrize("scenario", scenarios.ALL, ids=str)
 def test_every_point(scenario: scenarios.Scenario, make_world: MakeWorld, tally: conftest.Tally) -> None:
     """After the boot nothing is lost that was acknowledged or flushed, and nothing is left over."""
-    places = host.places(every_point(make_world, scenario), _POLICIES.get(scenario.name, 1))
+    places = host.places(every_point(make_world, scenario), _QUICK.get(scenario.name, _POLICIES))
 
     def some(part: list[host.Place]) -> dict[host.Place, list[str]]:
         limit = ROUNDS if scenario.reusable else 1
