@@ -98,11 +98,8 @@ class Carrier:
     async def check_images(self, operation: operations.Operation, plan: steps.Plan) -> None:
         """The plan's images are its own until it ends; ``ImageBusy``, or ``WouldHurt`` by a look at everything that is there."""
         self._claim(operation, plan, begun=False)
-        try:
+        with self._home.claims.dropped_unless_done(operation.id):
             gate.check(plan, await self._home.graph())
-        except BaseException:
-            self._home.claims.drop(operation.id)
-            raise
 
     def _claim(self, operation: operations.Operation, plan: steps.Plan, *, begun: bool) -> None:
         alone = {*gate.creates(plan), *gate.writes(plan)}
@@ -110,17 +107,14 @@ class Carrier:
 
     async def begin(self, operation: operations.Operation, plan: steps.Plan) -> None:
         """Intent on disk, then the acts; returns at the end, or from where on others may begin beside it."""
-        try:
-            await execute.in_thread(
-                self._home.journal.begin, journal.Entry(operation.id, operation.started, plan)
-            )
-        except errors.Incomplete as error:
-            self._opened(operation, plan)
-            operation.recovering(error)
-            return
-        except BaseException:
-            self._home.claims.drop(operation.id)
-            raise
+        entry = journal.Entry(operation.id, operation.started, plan)
+        with self._home.claims.dropped_unless_done(operation.id):
+            try:
+                await execute.in_thread(self._home.journal.begin, entry)
+            except errors.Incomplete as error:
+                self._opened(operation, plan)
+                operation.recovering(error)
+                return
         self._opened(operation, plan)
         await self._detach(operation, plan, 0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 
 import attrs
 
@@ -40,6 +41,17 @@ class Claims:
                 owner = f"domain '{claim.domain}'" if claim.domain else "the trash"
                 raise errors.ImageBusy(file=min(both), operation=other, owner=owner, domain=claim.domain)
         self._open[operation] = wanted
+
+    @contextlib.contextmanager
+    def dropped_unless_done(self, operation: str) -> Iterator[None]:
+        """The claim goes when what is inside does not come to its end."""
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                self.drop(operation)
 
     def drop(self, operation: str) -> None:
         """The operation has ended, or was refused."""

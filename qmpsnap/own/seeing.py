@@ -69,17 +69,21 @@ def listed(home_store: store.Store, plan: steps.Plan) -> bool:
 
 def fingerprinted(taken: Mapping[str, snapshot.Snapshot], file: str = "") -> dict[str, snapshot.Snapshot]:
     """The snapshots with the fingerprints that the images of their states (``file`` only, if it is given) have now."""
-    found = {}
-    for name, value in taken.items():
-        parts = [d for d in value.disks if d.image and (not file or d.image == file)]
-        found[name] = snapshot_xml.stamped(value, {d.target: files.fingerprint_of(d.image) for d in parts})
-    return found
+    parts = {
+        name: {d.target: d.image for d in value.disks if d.image and (not file or d.image == file)}
+        for name, value in taken.items()
+    }
+    stamps = files.frozen_fingerprints(image for some in parts.values() for image in some.values())
+    return {
+        name: snapshot_xml.stamped(value, {t: stamps.get(image, "") for t, image in parts[name].items()})
+        for name, value in taken.items()
+    }
 
 
 def frozen(names: Iterable[str]) -> list[domain_xml.FrozenLayer]:
     """The images with their fingerprints; without those that have none, a block device has no time of change."""
-    found = (domain_xml.FrozenLayer(file, files.fingerprint_of(file)) for file in names)
-    return [one for one in found if one.stamp]
+    stamps = files.frozen_fingerprints(names)
+    return [domain_xml.FrozenLayer(file, stamp) for file, stamp in stamps.items() if stamp]
 
 
 def there(layers: Iterable[domain_xml.FrozenLayer]) -> list[domain_xml.FrozenLayer]:

@@ -30,11 +30,6 @@ def plan(seen: check.Seen) -> steps.Plan:
 def _written(seen: check.Seen) -> list[str]:
     files = {d.image for s in seen.tree.snapshots.values() for d in s.disks if d.stamp}
     files |= {one.file for one in seen.recorded.layers}
-    there = (seen.graph.found.get(file) for file in sorted(files))
-    return [
-        one.file
-        for one in there
-        if one is not None
-        and one.file not in seen.busy
-        and check.wrong(one, seen.recorded, seen.tree, seen.graph)
-    ]
+    there = (seen.graph.found.get(file) for file in sorted(files - seen.busy))
+    known = check.Fingerprints(seen.recorded, seen.tree, seen.graph)
+    return [one.file for one in there if one and known.wrong(one)]

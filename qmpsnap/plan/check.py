@@ -49,15 +49,16 @@ class Seen:
 
 def findings(seen: Seen) -> list[Finding]:
     """All of it, the worst first."""
+    known = Fingerprints(seen.recorded, seen.tree, seen.graph)
     found = [
         *_files(seen),
         *(
             one
             for disk in seen.recorded.disks
             if disk.device == "disk" and disk.file
-            for one in _disk(disk, seen)
+            for one in _disk(disk, seen, known)
         ),
-        *(one for taken in seen.tree.ordered() for one in _snapshot(taken, seen)),
+        *(one for taken in seen.tree.ordered() for one in _snapshot(taken, seen, known)),
         *_headers(seen),
     ]
     order = ("error", "warning", "notice")
@@ -86,10 +87,10 @@ def _files(seen: Seen) -> Iterator[Finding]:
         )
 
 
-def _disk(disk: domain_xml.RecordedDisk, seen: Seen) -> Iterator[Finding]:
+def _disk(disk: domain_xml.RecordedDisk, seen: Seen, known: Fingerprints) -> Iterator[Finding]:
     where = f"disk {disk.target}"
     yield from _chain(where, f"boots '{disk.file}'", disk.file, seen.graph)
-    yield from _changed(where, "it reads", seen.graph.chain(disk.file)[1:], seen)
+    yield from _changed(where, "it reads", seen.graph.chain(disk.file)[1:], seen, known)
     if disk.target in seen.drifted:
         view = seen.view.disk(disk.target) if seen.view else None
         runs = view.active.file if view and view.chain else "another layer"
@@ -112,7 +113,7 @@ def _disk(disk: domain_xml.RecordedDisk, seen: Seen) -> Iterator[Finding]:
         yield Finding("notice", "names", where, f"its image has several names: {', '.join(names)}")
 
 
-def _snapshot(taken: snapshot.Snapshot, seen: Seen) -> Iterator[Finding]:
+def _snapshot(taken: snapshot.Snapshot, seen: Seen, known: Fingerprints) -> Iterator[Finding]:
     where = f"snapshot {taken.name}"
     if taken.parent and taken.parent not in seen.tree.snapshots:
         yield Finding("warning", "no-parent", where, f"its parent '{taken.parent}' is not there")
@@ -122,13 +123,22 @@ def _snapshot(taken: snapshot.Snapshot, seen: Seen) -> Iterator[Finding]:
         if part.overlay and seen.graph.identity(part.overlay) is None:
             problem = f"what came after it was in '{part.overlay}', which is missing"
             yield Finding("warning", "overlay-missing", place, problem)
-        yield from _changed(place, "its state reads", seen.graph.chain(part.image), seen)
+        yield from _changed(
+            place, "its state reads", seen.graph.chain(part.image), seen, known, taken.creation_time
+        )
 
 
-def _changed(where: str, what: str, layers: Iterable[images.Found], seen: Seen) -> Iterator[Finding]:
-    """Layers that somebody has written to after their fingerprint was taken."""
+def _changed(
+    where: str,
+    what: str,
+    layers: Iterable[images.Found],
+    seen: Seen,
+    taken: Fingerprints,
+    at: int | None = None,
+) -> Iterator[Finding]:
+    """Layers that somebody has written to after they were frozen, as far as who reads them since ``at`` is concerned."""
     for layer in layers:
-        if wrong(layer, seen.recorded, seen.tree, seen.graph) and layer.file not in seen.busy:
+        if taken.changed(layer, at) and layer.file not in seen.busy:
             yield Finding(
                 "error",
                 "changed",
@@ -138,13 +148,27 @@ def _changed(where: str, what: str, layers: Iterable[images.Found], seen: Seen) 
             )
 
 
-def wrong(
-    layer: images.Found, recorded: domain_xml.RecordedDomain, tree: snapshot.Tree, graph: images.Graph
-) -> bool:
-    """Some fingerprint that was taken of the layer is not the one that it has."""
-    taken = {d.stamp for s in tree.snapshots.values() for d in s.disks if graph.same(d.image, layer.file)}
-    taken |= {one.stamp for one in recorded.layers if graph.same(one.file, layer.file)}
-    return bool(taken - {"", layer.stamp})
+class Fingerprints:
+    """The fingerprints that were taken, by image, each with the time of its snapshot; what was there before any has time 0."""
+
+    def __init__(self, recorded: domain_xml.RecordedDomain, tree: snapshot.Tree, graph: images.Graph) -> None:
+        self._taken: dict[images.Identity, list[tuple[int, str]]] = {}
+        found = [(0, one.file, one.stamp) for one in recorded.layers]
+        found += [(s.creation_time, d.image, d.stamp) for s in tree.ordered() for d in s.disks if d.stamp]
+        for when, file, stamp in sorted(found, key=lambda one: one[0]):
+            if (identity := graph.identity(file)) is not None:
+                self._taken.setdefault(identity, []).append((when, stamp))
+
+    def changed(self, layer: images.Found, at: int | None) -> bool:
+        """The image was written to since it was last frozen before ``at``: it may have been active again, and frozen again."""
+        taken = self._taken.get(layer.identity, []) if layer.identity else []
+        then = [stamp for when, stamp in taken if at is None or when <= at]
+        return bool(then) and then[-1] != layer.stamp
+
+    def wrong(self, layer: images.Found) -> bool:
+        """Some fingerprint is not the one that the image has."""
+        taken = self._taken.get(layer.identity, []) if layer.identity else []
+        return any(stamp != layer.stamp for _when, stamp in taken)
 
 
 def _chain(where: str, what: str, file: str, graph: images.Graph) -> Iterator[Finding]:

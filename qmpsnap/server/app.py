@@ -111,7 +111,7 @@ class Api:
             seen = await execute.in_thread(
                 checking.with_tools, seen, self._domains.definition(found.name), running
             )
-        return JSONResponse(show.check_object(seen))
+        return JSONResponse(await execute.in_thread(show.check_object, seen))
 
     async def accept(self, request: Request) -> Response:
         return await self._submit(request, decode.body(await request.body(), requests.Accept))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 
+from qmpsnap.talk import files
 from tests.crash import world
 from tests.lab import images
 
@@ -181,6 +183,31 @@ def _delete(w: world.World) -> Asked:
     return Asked("DELETE", f"{world.API}/snapshots/{gone['name']}?metadata=true", None, wrong)
 
 
+# --- accept ---
+
+
+def _accept(w: world.World) -> Asked:
+    """Somebody has written the same again to images that hold states: two, so that there are two steps."""
+    while not _told(w)["snapshots"]:
+        w.snapshot()
+    if w.meddled:
+        w.daemon.must("POST", f"{world.API}/accept?wait=true", {})
+    for file in w.base.values():
+        os.utime(file)
+        files.sync(file)
+    w.meddled = True
+
+    def wrong(done: bool) -> Iterator[str]:
+        findings = w.daemon.must("GET", f"{world.API}/check")["findings"]
+        changed = {one["where"] for one in findings if one["code"] == "changed"}
+        if done and findings:
+            yield f"check finds {findings} after what is there was accepted"
+        if not done and len(changed) < len(w.base):
+            yield f"check finds {changed} only, and nothing was accepted"
+
+    return Asked("POST", f"{world.API}/accept", {}, wrong)
+
+
 _RECORD = "record/before"
 _TRANSACTION = "snapshot-create/transaction/after"
 _STARTED = "block-pull/start/after"
@@ -197,5 +224,6 @@ ALL = (
     Scenario("pull-base", lambda w: _pull(w, "vdb", 0, 2, by_path=False), _STARTED),
     Scenario("pull-middle", lambda w: _pull(w, "vda", 1, None, by_path=True), _STARTED, _FEW),
     Scenario("current", _current, f"snapshot-current/{_RECORD}", (*_FEW, Fault.CUT)),
+    Scenario("accept", _accept, "accept/fingerprint/before", _FEW),
     Scenario("delete-metadata", _delete, f"snapshot-delete/{_RECORD}", (*_FEW, Fault.CUT)),
 )

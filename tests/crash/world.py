@@ -56,6 +56,8 @@ class World:
         self.content: dict[str, Content] = dict.fromkeys(TARGETS, (0,) * SLOTS)
         self.frozen: dict[str, dict[str, Content]] = {}
         self.known: set[str] = set()
+        #: Somebody has written to an image that is frozen: check says so until that is accepted.
+        self.meddled = False
         #: Images that were read and found right, as they were then.
         self.read: set[tuple[object, Content]] = set()
         self._epochs = itertools.count(1)

@@ -57,6 +57,15 @@ def test_fingerprints() -> None:
     assert [step.act for step in state.steps] == [steps.Fingerprint("/i/base", ("s1",))]
 
 
+def test_an_image_that_was_active_again() -> None:
+    """What was frozen later reads what it should; what was frozen before does not."""
+    again = snapshot.Snapshot("s9", 9, disks=(attrs.evolve(PART, stamp="1:2"),))
+    facts = seen(snapshot.Tree.of([*TREE.snapshots.values(), again]), stamps={"/i/base": "1:2"})
+
+    assert told(facts) == [("error", "changed", "snapshot s1, vda")]
+    assert [step.act for step in accept.plan(facts).steps] == [steps.Fingerprint("/i/base", ("s1", "s9"))]
+
+
 def test_accepting_what_runs() -> None:
     """Only a disk that really runs somewhere else; the plan has no commit point, it is a record."""
     disk = chain.Disk("vda", "virtio", "disk", "q", (chain.Layer("n", "qcow2", "/i/base", 1),))

@@ -28,3 +28,15 @@ def test_what_had_begun_before_is_not_refused() -> None:
     with pytest.raises(errors.ImageBusy):
         found.take("3", "lily", set(), {"new"})
     found.drop("4")
+
+
+def test_what_fails_gives_its_images_back() -> None:
+    found = claims.Claims()
+    found.take("1", "daisy", {"new"}, set())
+    with found.dropped_unless_done("1"):
+        pass
+    with pytest.raises(errors.ImageBusy):
+        found.take("2", "rose", {"new"}, set())
+    with pytest.raises(KeyError), found.dropped_unless_done("1"):
+        raise KeyError
+    found.take("2", "rose", {"new"}, set())
