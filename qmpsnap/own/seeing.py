@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 
@@ -81,9 +82,14 @@ def fingerprinted(taken: Mapping[str, snapshot.Snapshot], file: str = "") -> dic
 
 
 def frozen(names: Iterable[str]) -> list[domain_xml.FrozenLayer]:
-    """The images with their fingerprints; without those that have none, a block device has no time of change."""
-    stamps = files.frozen_fingerprints(names)
-    return [domain_xml.FrozenLayer(file, stamp) for file, stamp in stamps.items() if stamp]
+    """The images with their fingerprints; without those that have none. A block device has no time of change, and an image that
+    we may not read keeps nobody from a snapshot: `check` says that it is unknown."""
+    found = []
+    for name in names:
+        with contextlib.suppress(errors.FileFailed):
+            stamps = files.frozen_fingerprints([name])
+            found += [domain_xml.FrozenLayer(file, stamp) for file, stamp in stamps.items() if stamp]
+    return found
 
 
 def there(layers: Iterable[domain_xml.FrozenLayer]) -> list[domain_xml.FrozenLayer]:

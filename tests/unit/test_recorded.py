@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qmpsnap.model import domain_xml
+from qmpsnap.own import seeing
 
 DISK = domain_xml.RecordedDisk("vda", "virtio", "/i/base", "raw", qdev="/machine/peripheral/x/virtio-backend")
 DOMAIN = domain_xml.RecordedDomain(
@@ -60,3 +63,12 @@ def test_then_by_a_former_layer_that_it_runs_on_then_by_its_place() -> None:
     assert domain_xml.identify([A, B], [("anon/1", ["/i/strange"])]) == {"anon/1": "vdb"}
     assert domain_xml.identify([A], [("x", ["/i/a.s1"]), ("anon/0", ["/i/strange"])]) == {"x": "vda"}
     assert domain_xml.identify([A, B], [("x", ["/i/c", "/i/golden"]), ("anon/0", [])]) == {"anon/0": "vda"}
+
+
+def test_a_layer_that_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
+    """The base of a golden image's owner, say: those that can be read have theirs."""
+    layer = tmp_path / "layer"
+    layer.write_bytes(b"x")
+    # A file that not even root can flush.
+    found = seeing.frozen(["/proc/self/mem", str(layer), str(tmp_path / "gone")])
+    assert [one.file for one in found] == [str(layer)]
